@@ -1,0 +1,61 @@
+"""The mlx-mesh protocol: messages, headers, bodies, errors and limits. The only package that imports msgpack."""
+
+from mlx_mesh_wire import limits
+from mlx_mesh_wire.body import Tensor, pack_body, unpack_body
+from mlx_mesh_wire.errors import (
+    ERROR_CLASSES,
+    CancelledError,
+    DeadlineExceededError,
+    DecodeError,
+    EngineError,
+    InternalError,
+    InvalidRequestError,
+    MeshError,
+    MeshOutOfMemoryError,
+    NoWorkerError,
+    OverloadedError,
+    PoisonRequestError,
+    ProtocolError,
+    SlowConsumerError,
+    TooLargeError,
+    UnauthorizedError,
+    UnknownModelError,
+    UnknownOpError,
+    WorkerLostError,
+    error_from_wire,
+)
+from mlx_mesh_wire.header import decode_header, encode_header
+from mlx_mesh_wire.messages import FinalFlag, Flag, Lane, Message
+
+__all__ = [
+    "ERROR_CLASSES",
+    "CancelledError",
+    "DeadlineExceededError",
+    "DecodeError",
+    "EngineError",
+    "FinalFlag",
+    "Flag",
+    "InternalError",
+    "InvalidRequestError",
+    "Lane",
+    "MeshError",
+    "MeshOutOfMemoryError",
+    "Message",
+    "NoWorkerError",
+    "OverloadedError",
+    "PoisonRequestError",
+    "ProtocolError",
+    "SlowConsumerError",
+    "Tensor",
+    "TooLargeError",
+    "UnauthorizedError",
+    "UnknownModelError",
+    "UnknownOpError",
+    "WorkerLostError",
+    "decode_header",
+    "encode_header",
+    "error_from_wire",
+    "limits",
+    "pack_body",
+    "unpack_body",
+]

@@ -1,0 +1,138 @@
+"""Headers: message tuple to bytes and back, every field checked.
+
+A header is a msgpack array: the type code, then the fields in order. Trailing fields that this version does
+not know are ignored, and so are type codes that it does not know, as the specification demands of a minor version.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, get_type_hints
+
+import msgpack
+
+from mlx_mesh_wire import limits
+from mlx_mesh_wire.errors import DecodeError, ProtocolError
+from mlx_mesh_wire.messages import ITEM_TYPES, LENGTHS, RANGES, TYPE_CODES, Message
+
+_pack = msgpack.Packer(use_bin_type=True, autoreset=True).pack
+_unpack = msgpack.unpackb
+
+
+class _Layout(NamedTuple):
+    """What decoding needs to know of one message type, with fields by position."""
+
+    cls: type[Any]
+    arity: int
+    types: tuple[type, ...]
+    ranges: tuple[tuple[int, int, int], ...]
+    lengths: tuple[tuple[int, int, int], ...]
+    items: tuple[tuple[int, type], ...]
+
+
+def _layout(cls: type[Any]) -> _Layout:
+    names: tuple[str, ...] = cls._fields
+    hints = get_type_hints(cls)
+    position = names.index
+    return _Layout(
+        cls=cls,
+        arity=len(names),
+        types=tuple(getattr(hints[name], "__origin__", hints[name]) for name in names),
+        ranges=tuple((position(n), low, high) for n, (low, high) in RANGES[cls].items()),
+        lengths=tuple((position(n), low, high) for n, (low, high) in LENGTHS.get(cls, {}).items()),
+        items=tuple((position(n), kind) for n, kind in ITEM_TYPES.get(cls, {}).items()),
+    )
+
+
+_LAYOUTS = {code: _layout(cls) for cls, code in TYPE_CODES.items()}
+
+
+def encode_header(message: Message) -> bytes:
+    """Return the header frame of a message.
+
+    Raises:
+        ProtocolError: the header would be over :data:`limits.HEADER_MAX_BYTES`.
+    """
+    header: bytes = _pack((TYPE_CODES[type(message)], *message))
+    if len(header) > limits.HEADER_MAX_BYTES:
+        raise ProtocolError(
+            f"{type(message).__name__} header has {len(header)} bytes, allowed are {limits.HEADER_MAX_BYTES}"
+        )
+    return header
+
+
+def decode_header(header: bytes) -> Message | None:
+    """Return the message that a header frame holds, or None for a type that this version does not know.
+
+    Raises:
+        DecodeError: too long, not msgpack, not an array, or a field that is missing or out of bounds.
+    """
+    if len(header) > limits.HEADER_MAX_BYTES:
+        raise DecodeError(f"header has {len(header)} bytes, allowed are {limits.HEADER_MAX_BYTES}")
+    try:
+        fields = _unpack(header)
+    except Exception as error:  # msgpack raises ValueError, UnicodeDecodeError, RecursionError and more
+        raise DecodeError(f"header is not msgpack: {type(error).__name__}: {error}") from error
+    if type(fields) is not list or not fields or type(fields[0]) is not int:
+        raise DecodeError("header is not an array that starts with an integer type code")
+    layout = _LAYOUTS.get(fields[0])
+    if layout is None:
+        return None
+    values = fields[1 : layout.arity + 1]
+    _check_values(layout, values)
+    message: Message = layout.cls._make(values)
+    return message
+
+
+def _check_values(layout: _Layout, values: list[Any]) -> None:
+    if tuple(map(type, values)) != layout.types:
+        raise _type_error(layout, values)
+    for index, low, high in layout.ranges:
+        if not low <= values[index] <= high:
+            raise _bounds_error(layout, index, values[index], low, high)
+    for index, low, high in layout.lengths:
+        if not low <= len(values[index]) <= high:
+            raise _bounds_error(layout, index, len(values[index]), low, high)
+    for index, kind in layout.items:
+        _check_items(layout, index, values[index], kind)
+
+
+def _name(layout: _Layout, index: int) -> str:
+    return f"{layout.cls.__name__}.{layout.cls._fields[index]}"
+
+
+def _type_error(layout: _Layout, values: list[Any]) -> DecodeError:
+    if len(values) < layout.arity:
+        return DecodeError(f"{layout.cls.__name__} has {len(values)} fields, {layout.arity} are needed")
+    index = next(i for i, kind in enumerate(layout.types) if type(values[i]) is not kind)
+    given, wanted = type(values[index]).__name__, layout.types[index].__name__
+    return DecodeError(f"{_name(layout, index)} is a {given}, must be a {wanted}")
+
+
+def _bounds_error(layout: _Layout, index: int, given: int, low: int, high: int) -> DecodeError:
+    what = "is" if layout.types[index] is int else "has length"
+    return DecodeError(f"{_name(layout, index)} {what} {given}, allowed are {low} to {high}")
+
+
+def _check_items(layout: _Layout, index: int, value: list[Any] | dict[Any, Any], kind: type) -> None:
+    name = _name(layout, index)
+    if isinstance(value, dict):
+        if not all(type(key) is str for key in value):
+            raise DecodeError(f"{name} has a key that is not a string")
+        value = list(value.values())
+    item: Any
+    for item in value:
+        if type(item) is not kind:
+            raise DecodeError(f"{name} holds a {type(item).__name__}, must hold {kind.__name__}")
+        if kind is int and not 0 <= item <= limits.INTEGER_MAX:
+            raise DecodeError(f"{name} holds {item}, allowed are 0 to {limits.INTEGER_MAX}")
+        if kind is list:
+            _check_held(name, item)
+
+
+def _check_held(name: str, entry: list[Any]) -> None:
+    if [type(part) for part in entry] != [bytes, int, int]:
+        raise DecodeError(f"{name} holds an entry that is not [session, request_id, attempt]")
+    session, request_id, attempt = entry
+    numbers_fit = 1 <= min(request_id, attempt) <= max(request_id, attempt) <= limits.INTEGER_MAX
+    if len(session) != limits.SESSION_BYTES or not numbers_fit:
+        raise DecodeError(f"{name} holds an entry with a field out of bounds")

@@ -1,0 +1,431 @@
+"""The messages of protocol version 1: one immutable tuple type each, with the bounds of its fields.
+
+The order of the fields is the order on the wire. Field types are exact (a bool is not an int), lists and
+maps hold what ``ITEMS`` says. ``protocol/SPEC.md`` is the authority on what each field means.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum, IntFlag
+from typing import NamedTuple
+
+from mlx_mesh_wire import limits
+
+
+class Lane(IntEnum):
+    """Who waits for the answer: a person, a program, or nobody in particular."""
+
+    INTERACTIVE = 0
+    STANDARD = 1
+    BULK = 2
+
+
+class Flag(IntFlag):
+    """Bits of ``Request.flags`` and ``Job.flags``."""
+
+    AT_MOST_ONCE = 1
+    """Never run again once a worker may have started it."""
+    WAIT_FOR_READY = 2
+    """Queue even though no worker for the op is known yet."""
+    RESEND = 4
+    """The client sent this request before and does not know what became of it."""
+    FRESH = 8
+    """Neither answer from the result cache nor share another request's computation."""
+    ALONE = 16
+    """JOB only: compute in a step of its own, since a worker died while computing this before."""
+
+
+class FinalFlag(IntFlag):
+    """Bits of ``Final.flags``."""
+
+    CACHED = 1
+    SHARED = 2
+
+
+FLAGS_MAX = 2**16 - 1
+
+
+class Hello(NamedTuple):
+    """Client to broker: the first message on every connection and after each RESET."""
+
+    major: int
+    minor: int
+    session: bytes
+    name: str
+    last_epoch: str
+
+
+class Welcome(NamedTuple):
+    """Broker to client or worker: the connection stands; limits and intervals in force."""
+
+    major: int
+    minor: int
+    epoch: str
+    limits: dict[str, int]
+    intervals: dict[str, int]
+
+
+class Request(NamedTuple):
+    """Client to broker: compute this. The body and the buffers follow as further frames."""
+
+    request_id: int
+    op: str
+    model: str
+    lane: int
+    remaining_ms: int
+    flags: int
+    window: int
+    affinity: bytes
+    traceparent: str
+
+
+class Chunk(NamedTuple):
+    """A piece of a stream. ``id`` is the request id towards clients and the job id from workers."""
+
+    id: int
+    seq: int
+
+
+class Final(NamedTuple):
+    """The result. ``queue_us`` is the wait and ``service_us`` the computing, in microseconds."""
+
+    id: int
+    attempts: int
+    queue_us: int
+    service_us: int
+    flags: int
+
+
+class Error(NamedTuple):
+    """A typed failure; ``id`` 0 concerns the connection. An optional body is a map of details."""
+
+    id: int
+    code: str
+    message: str
+    retryable: bool
+    retry_after_ms: int
+
+
+class Cancel(NamedTuple):
+    """Stop computing; the one who sends it wants no answer."""
+
+    id: int
+
+
+class Credit(NamedTuple):
+    """The reader has room for ``chunks`` more chunks."""
+
+    id: int
+    chunks: int
+
+
+class Ping(NamedTuple):
+    """Either side: answer with PONG and the same nonce."""
+
+    nonce: int
+
+
+class Pong(NamedTuple):
+    """The answer to PING."""
+
+    nonce: int
+
+
+class Bye(NamedTuple):
+    """The sender leaves; nothing more follows."""
+
+    reason: str
+
+
+class Reset(NamedTuple):
+    """Broker to a peer it does not know: say HELLO (or READY) and send again what is outstanding."""
+
+    epoch: str
+
+
+class Status(NamedTuple):
+    """Client to broker: send the status map as the body of a FINAL with this id."""
+
+    id: int
+
+
+class Loading(NamedTuple):
+    """Worker to broker: alive and loading; READY will follow within ``load_max_ms``."""
+
+    major: int
+    minor: int
+    instance: bytes
+    name: str
+    host: str
+    machine: str
+    pid: int
+    pid_start: int
+    ops: list[str]
+    pure_ops: list[str]
+    models: list[str]
+    slots: int
+    load_max_ms: int
+    versions: dict[str, str]
+
+
+class Ready(NamedTuple):
+    """Worker to broker: loaded and warmed up. The fields are those of LOADING."""
+
+    major: int
+    minor: int
+    instance: bytes
+    name: str
+    host: str
+    machine: str
+    pid: int
+    pid_start: int
+    ops: list[str]
+    pure_ops: list[str]
+    models: list[str]
+    slots: int
+    load_max_ms: int
+    versions: dict[str, str]
+
+
+class Held(NamedTuple):
+    """Worker to broker, before READY: jobs it still holds, each ``[session, request_id, attempt]``."""
+
+    instance: bytes
+    jobs: list[list[bytes | int]]
+
+
+class Job(NamedTuple):
+    """Broker to worker: one attempt at a request. The body and the buffers follow unchanged."""
+
+    job_id: int
+    attempt: int
+    session: bytes
+    request_id: int
+    op: str
+    model: str
+    lane: int
+    remaining_ms: int
+    flags: int
+    window: int
+    affinity: bytes
+    traceparent: str
+
+
+class Return(NamedTuple):
+    """Worker to broker: not started, give it to another."""
+
+    job_id: int
+    reason: str
+
+
+class Beat(NamedTuple):
+    """Worker to broker, every ``beat_ms``: alive, and how far along.
+
+    ``memory`` is in bytes: ``rss``, ``mlx_active``, ``mlx_cache``, ``mlx_peak`` and what engines add.
+    """
+
+    progress: int
+    held: int
+    draining: bool
+    running: list[int]
+    warm: list[str]
+    memory: dict[str, int]
+
+
+class Quiet(NamedTuple):
+    """``on``: take nothing new (drain). Off: serve again. Either side may start it."""
+
+    on: bool
+
+
+class Trim(NamedTuple):
+    """Broker to worker: give memory back. Level 1 clears caches, 2 shrinks batches too."""
+
+    level: int
+
+
+class Command(NamedTuple):
+    """Operator to broker on the control socket; the body is a map of arguments."""
+
+    id: int
+    name: str
+
+
+class Events(NamedTuple):
+    """Broker to subscribers; the body is a list of that many maps."""
+
+    records: int
+
+
+Message = (
+    Hello
+    | Welcome
+    | Request
+    | Chunk
+    | Final
+    | Error
+    | Cancel
+    | Credit
+    | Ping
+    | Pong
+    | Bye
+    | Reset
+    | Status
+    | Loading
+    | Ready
+    | Held
+    | Job
+    | Return
+    | Beat
+    | Quiet
+    | Trim
+    | Command
+    | Events
+)
+
+TYPE_CODES: dict[type[Message], int] = {
+    Hello: 1,
+    Welcome: 2,
+    Request: 3,
+    Chunk: 4,
+    Final: 5,
+    Error: 6,
+    Cancel: 7,
+    Credit: 8,
+    Ping: 9,
+    Pong: 10,
+    Bye: 11,
+    Reset: 12,
+    Status: 13,
+    Loading: 32,
+    Ready: 33,
+    Held: 34,
+    Job: 35,
+    Return: 36,
+    Beat: 37,
+    Quiet: 38,
+    Trim: 39,
+    Command: 48,
+    Events: 49,
+}
+"""Message type to the integer that stands first in its header."""
+
+_ID = (1, limits.INTEGER_MAX)
+_ID_OR_CONNECTION = (0, limits.INTEGER_MAX)
+_COUNT = (0, limits.INTEGER_MAX)
+_VERSION = (0, 65535)
+
+Bounds = dict[str, tuple[int, int]]
+
+_WORKER_RANGES: Bounds = {
+    "major": _VERSION,
+    "minor": _VERSION,
+    "pid": (1, 2**31 - 1),
+    "pid_start": _COUNT,
+    "slots": (1, limits.SLOTS_MAX),
+    "load_max_ms": (0, limits.REMAINING_MAX_MS),
+}
+_WORKER_LENGTHS: Bounds = {
+    "instance": (limits.SESSION_BYTES, limits.SESSION_BYTES),
+    "name": (1, limits.NAME_MAX_CHARS),
+    "host": (0, limits.NAME_MAX_CHARS),
+    "machine": (0, limits.NAME_MAX_CHARS * 2),
+    "ops": (1, limits.LIST_MAX_ITEMS),
+    "pure_ops": (0, limits.LIST_MAX_ITEMS),
+    "models": (0, limits.LIST_MAX_ITEMS),
+    "versions": (0, limits.MAP_MAX_ITEMS),
+}
+
+RANGES: dict[type[Message], Bounds] = {
+    Hello: {"major": _VERSION, "minor": _VERSION},
+    Welcome: {"major": _VERSION, "minor": _VERSION},
+    Request: {
+        "request_id": _ID,
+        "lane": (0, 2),
+        "remaining_ms": (0, limits.REMAINING_MAX_MS),
+        "flags": (0, FLAGS_MAX),
+        "window": (0, limits.WINDOW_MAX_CHUNKS),
+    },
+    Chunk: {"id": _ID, "seq": _COUNT},
+    Final: {"id": _ID, "attempts": _COUNT, "queue_us": _COUNT, "service_us": _COUNT, "flags": (0, FLAGS_MAX)},
+    Error: {"id": _ID_OR_CONNECTION, "retry_after_ms": (0, limits.REMAINING_MAX_MS)},
+    Cancel: {"id": _ID},
+    Credit: {"id": _ID, "chunks": (1, limits.WINDOW_MAX_CHUNKS)},
+    Ping: {"nonce": _COUNT},
+    Pong: {"nonce": _COUNT},
+    Bye: {},
+    Reset: {},
+    Status: {"id": _ID},
+    Loading: _WORKER_RANGES,
+    Ready: _WORKER_RANGES,
+    Held: {},
+    Job: {
+        "job_id": _ID,
+        "attempt": (1, limits.INTEGER_MAX),
+        "request_id": _ID,
+        "lane": (0, 2),
+        "remaining_ms": (0, limits.REMAINING_MAX_MS),
+        "flags": (0, FLAGS_MAX),
+        "window": (0, limits.WINDOW_MAX_CHUNKS),
+    },
+    Return: {"job_id": _ID},
+    Beat: {"progress": _COUNT, "held": _COUNT},
+    Quiet: {},
+    Trim: {"level": (1, 2)},
+    Command: {"id": _ID},
+    Events: {"records": _COUNT},
+}
+"""Integer fields and the values they may have, both ends included."""
+
+LENGTHS: dict[type[Message], Bounds] = {
+    Hello: {
+        "session": (limits.SESSION_BYTES, limits.SESSION_BYTES),
+        "name": (0, limits.NAME_MAX_CHARS),
+        "last_epoch": (0, limits.EPOCH_MAX_CHARS),
+    },
+    Welcome: {
+        "epoch": (1, limits.EPOCH_MAX_CHARS),
+        "limits": (0, limits.MAP_MAX_ITEMS),
+        "intervals": (0, limits.MAP_MAX_ITEMS),
+    },
+    Request: {
+        "op": (1, limits.OP_MAX_CHARS),
+        "model": (0, limits.MODEL_MAX_CHARS),
+        "affinity": (0, limits.AFFINITY_MAX_BYTES),
+        "traceparent": (0, limits.TRACEPARENT_MAX_CHARS),
+    },
+    Error: {"code": (1, limits.CODE_MAX_CHARS), "message": (0, limits.ERROR_MESSAGE_MAX_CHARS)},
+    Bye: {"reason": (0, limits.REASON_MAX_CHARS)},
+    Reset: {"epoch": (1, limits.EPOCH_MAX_CHARS)},
+    Loading: _WORKER_LENGTHS,
+    Ready: _WORKER_LENGTHS,
+    Held: {
+        "instance": (limits.SESSION_BYTES, limits.SESSION_BYTES),
+        "jobs": (0, limits.HELD_MAX_ITEMS),
+    },
+    Job: {
+        "session": (limits.SESSION_BYTES, limits.SESSION_BYTES),
+        "op": (1, limits.OP_MAX_CHARS),
+        "model": (0, limits.MODEL_MAX_CHARS),
+        "affinity": (0, limits.AFFINITY_MAX_BYTES),
+        "traceparent": (0, limits.TRACEPARENT_MAX_CHARS),
+    },
+    Return: {"reason": (0, limits.REASON_MAX_CHARS)},
+    Beat: {
+        "running": (0, limits.LIST_MAX_ITEMS),
+        "warm": (0, limits.LIST_MAX_ITEMS),
+        "memory": (0, limits.MAP_MAX_ITEMS),
+    },
+    Command: {"name": (1, limits.OP_MAX_CHARS)},
+}
+"""Strings (characters), byte strings (bytes), lists and maps (items): how long they may be."""
+
+
+ITEM_TYPES: dict[type[Message], dict[str, type]] = {
+    Welcome: {"limits": int, "intervals": int},
+    Loading: {"ops": str, "pure_ops": str, "models": str, "versions": str},
+    Ready: {"ops": str, "pure_ops": str, "models": str, "versions": str},
+    Held: {"jobs": list},
+    Beat: {"running": int, "warm": str, "memory": int},
+}
+"""What lists hold, and what the values of maps are; the keys of maps are strings."""
