@@ -1,0 +1,150 @@
+"""The one interface between the runner and everything that computes.
+
+All methods are called on the compute thread, one at a time, in this order: ``load``, ``warm``, then any mix of
+``admit``, ``cancel``, ``trim`` and ``step``. MLX streams belong to a thread, so no other thread may touch MLX.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from mlx_mesh_wire import MeshError
+    from mlx_mesh_worker.job import Job
+
+
+class Chunk(NamedTuple):
+    """A piece of a stream: ``value`` is any body value."""
+
+    job: Job
+    value: Any
+
+
+class Result(NamedTuple):
+    """The end of a job: ``value`` is any body value, tensors included."""
+
+    job: Job
+    value: Any
+
+
+class Failure(NamedTuple):
+    """The end of a job that could not be computed, although the engine is sound."""
+
+    job: Job
+    error: MeshError
+
+
+Output = Chunk | Result | Failure
+
+
+class EngineBrokenError(Exception):
+    """Raised by ``step`` when the engine cannot go on; the worker exits non-zero and is started again."""
+
+
+class EngineLoadError(Exception):
+    """Raised by ``load`` or ``warm``: the message says which file or field is at fault and what is expected."""
+
+
+class Engine(ABC):
+    """Serves ops on models.
+
+    A subclass sets ``ops`` and may set ``pure_ops`` (those whose result depends on the body alone), ``models`` (the first
+    is the default; empty serves any name) and ``slots`` (how many jobs it can make use of at once).
+    """
+
+    ops: Sequence[str] = ()
+    pure_ops: Sequence[str] = ()
+    models: Sequence[str] = ()
+    slots: int = 8
+    inline: ClassVar[bool] = False
+    """True when a step takes microseconds: the runner then computes on the I/O thread and saves two thread switches."""
+
+    mark: Callable[[Iterable[Job]], None] = staticmethod(lambda jobs: None)
+    """Set by the runner. ``step`` calls it with the jobs it is about to compute, so that a crash is blamed on these alone."""
+
+    def __init__(self, model: str = "") -> None:
+        """Remember what ``--model`` said; do no work here."""
+        self.model = model
+
+    def load(self) -> None:
+        """Bring the model into memory. Raises EngineLoadError."""
+
+    def warm(self) -> None:
+        """Compute once, so that the first job is as fast as the next."""
+
+    @abstractmethod
+    def admit(self, job: Job) -> None:
+        """Take a job. Raises MeshError to refuse it (then it was not admitted)."""
+
+    @abstractmethod
+    def step(self) -> Sequence[Output]:
+        """Do ONE bounded unit of compute (a batch, a prefill chunk, a decode step) and return what came of it."""
+
+    @abstractmethod
+    def cancel(self, job: Job) -> None:
+        """Forget an admitted job at once; nothing more is to be returned for it."""
+
+    def trim(self, level: int) -> None:
+        """Give memory back: 1 clears caches, 2 also shrinks batches."""
+
+    def memory(self) -> dict[str, int]:
+        """Return figures in bytes for BEAT, such as ``mlx_active``, ``mlx_cache`` and ``mlx_peak``."""
+        return {}
+
+    def warm_models(self) -> Sequence[str]:
+        """Return the models that are in memory now."""
+        return self.models
+
+
+class BatchEngine(Engine):
+    """The simple case: subclass, ``load``, ``run(batch)``.
+
+    ::
+
+        class Upper(BatchEngine):
+            ops = ("upper",)
+
+            def run(self, batch):
+                return [value.upper() for value in batch]
+    """
+
+    batch_max: int = 32
+
+    def __init__(self, model: str = "") -> None:
+        super().__init__(model)
+        self._waiting: dict[Job, Any] = {}
+
+    @abstractmethod
+    def run(self, batch: list[Any]) -> Sequence[Any]:
+        """Return one result for each body value of the batch, in order. A result may be a MeshError."""
+
+    def admit(self, job: Job) -> None:
+        """Queue the job; its body is decoded here, so that a bad one fails alone."""
+        self._waiting[job] = job.value()
+
+    def cancel(self, job: Job) -> None:
+        """Drop the job if it still waits."""
+        self._waiting.pop(job, None)
+
+    def step(self) -> Sequence[Output]:
+        """Run the oldest waiting jobs as one batch; a job that must be alone goes first and alone."""
+        batch = self._take()
+        self.mark(batch)
+        results = self.run(list(batch.values()))
+        if len(results) != len(batch):
+            raise EngineBrokenError(f"run() returned {len(results)} results for a batch of {len(batch)}")
+        return [self._output(job, result) for job, result in zip(batch, results, strict=True)]
+
+    def _take(self) -> dict[Job, Any]:
+        alone = next((job for job in self._waiting if job.alone), None)
+        if alone is not None:
+            return {alone: self._waiting.pop(alone)}
+        taken = list(self._waiting)[: self.batch_max]
+        return {job: self._waiting.pop(job) for job in taken}
+
+    @staticmethod
+    def _output(job: Job, result: Any) -> Output:
+        return Failure(job, result) if isinstance(result, Exception) else Result(job, result)

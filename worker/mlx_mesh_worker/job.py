@@ -1,0 +1,59 @@
+"""One attempt at a request, as the worker sees it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mlx_mesh_wire import DecodeError, Flag, InvalidRequestError, unpack_body
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mlx_mesh_wire import messages
+
+
+class Job:
+    """A job in the hands of this worker; compared and hashed by identity.
+
+    Attributes:
+        id: job id of the newest attempt; changes when a new epoch adopts what is held.
+        key: ``(session, request_id)``, which stays.
+        deadline: in seconds of the worker's monotonic clock.
+        credit: chunks that the reader has room for.
+        alone: must have a step of its own.
+        frames: body and buffers, undecoded.
+    """
+
+    __slots__ = (
+        "accepted", "affinity", "alone", "attempt", "credit", "deadline", "frames", "id", "key", "lane", "model", "op",
+        "seq", "started", "stream", "traceparent",
+    )  # fmt: skip
+
+    def __init__(self, message: messages.Job, frames: Sequence[bytes], now: float) -> None:
+        self.id = message.job_id
+        self.attempt = message.attempt
+        self.key = (message.session, message.request_id)
+        self.op = message.op
+        self.model = message.model
+        self.lane = message.lane
+        self.accepted = now
+        self.started = 0.0
+        self.deadline = now + message.remaining_ms / 1000
+        self.stream = message.window > 0
+        self.credit = message.window
+        self.seq = 0
+        self.alone = bool(message.flags & Flag.ALONE)
+        self.affinity = message.affinity
+        self.traceparent = message.traceparent
+        self.frames = frames
+
+    def value(self, *, lenient_text: bool = False) -> Any:
+        """Return the decoded body.
+
+        Raises:
+            InvalidRequestError: the body is not what the protocol allows.
+        """
+        try:
+            return unpack_body(self.frames, lenient_text=lenient_text)
+        except DecodeError as error:
+            raise InvalidRequestError(error.message, details={"field": "body"}) from error
