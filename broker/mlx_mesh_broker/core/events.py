@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from mlx_mesh_wire.messages import Message
 
@@ -46,9 +46,11 @@ class BadWorkerMessage(NamedTuple):
 
 
 class ClientUnreachable(NamedTuple):
-    """A send to a client failed because its connection is gone."""
+    """A send to a client failed because its connection is gone; ``message`` is what could not be sent."""
 
     route: bytes
+    message: Message
+    frames: Sequence[bytes]
 
 
 class ClientClogged(NamedTuple):

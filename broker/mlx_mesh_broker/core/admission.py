@@ -1,0 +1,162 @@
+"""Whether a request is taken in: duplicates, caps, quarantine, cache, shared computation, and who could compute it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mlx_mesh_broker.core.answers import failure
+from mlx_mesh_broker.core.dispatch import no_worker
+from mlx_mesh_broker.core.entities import Request
+from mlx_mesh_broker.core.sharing import HASHED_MAX_BYTES, content_key
+from mlx_mesh_wire.messages import Flag, Lane
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mlx_mesh_broker.core.answers import Answers, Failure
+    from mlx_mesh_broker.core.dispatch import Dispatcher
+    from mlx_mesh_broker.core.entities import Session
+    from mlx_mesh_broker.core.queues import Queue
+    from mlx_mesh_broker.core.state import State
+    from mlx_mesh_wire import messages
+
+RETRY_MIN_MS = 50
+RETRY_MAX_MS = 5000
+"""Bounds of ``retry_after_ms``: sooner is pointless, later would leave recovered capacity idle."""
+
+_UNSHARED = Flag.AT_MOST_ONCE | Flag.FRESH
+
+
+class Admission:
+    """Takes requests in or refuses them at once."""
+
+    def __init__(self, state: State, answers: Answers, dispatcher: Dispatcher) -> None:
+        self._state = state
+        self._answers = answers
+        self._dispatcher = dispatcher
+
+    def request(self, session: Session, message: messages.Request, frames: Sequence[bytes]) -> None:
+        """Handle a REQUEST of a known client."""
+        state = self._state
+        known = session.outstanding.get(message.request_id)
+        if known is not None:
+            state.metrics.counts["duplicates"] += 1
+            return
+        request = Request(session, message, frames, state.now)
+        why = self._refusal(request)
+        queue = None
+        if why is None:
+            queue = self._queue(request)
+            why = self._overload(queue, request) if queue is not None else self._nobody(request)
+        if why is not None:
+            self._answers.refuse(session, request.id, why, request.op, request.lane)
+            return
+        assert queue is not None  # noqa: S101  or there would be a reason
+        request.queue = queue
+        session.outstanding[request.id] = request
+        state.metrics.accepted += 1
+        state.timers.add(request, state.now)
+        if not (self._adopted(request) or self._shared(request, queue)):
+            self._dispatcher.place(request, queue)
+
+    def _refusal(self, request: Request) -> Failure | None:
+        state = self._state
+        if not request.frames:
+            return failure("INVALID_REQUEST", "the request has no body")
+        if request.due <= state.now:
+            return failure("DEADLINE_EXCEEDED", "remaining_ms is 0: the request had expired when it arrived")
+        cap = state.config.client_max_outstanding
+        if len(request.session.outstanding) >= cap:
+            return failure(
+                "OVERLOADED", f"this client has {cap} requests outstanding already", retry_after_ms=RETRY_MIN_MS
+            )
+        if state.quarantine.holds(request, state.now):
+            state.metrics.counts["quarantined"] += 1
+            return failure("POISON_REQUEST", "workers died while they computed this very body; it is quarantined")
+        lost = request.at_most_once and request.flags & Flag.RESEND
+        if lost and not self._holding(request) and state.now >= state.started + state.config.rejoin_s:
+            return failure("WORKER_LOST", "no worker holds this request, and at_most_once forbids to run it again")
+        return None
+
+    def _queue(self, request: Request) -> Queue | None:
+        state = self._state
+        op, model = request.op, request.model
+        queue = state.queues.get((op, model))
+        if queue is None:
+            served = any(worker.serves(op, model) for worker in state.instances.values())
+            survivor = request.flags & Flag.RESEND or request.session.returning
+            early = bool(survivor) and state.now < state.started + state.config.rejoin_s
+            if not (served or early or request.flags & Flag.WAIT_FOR_READY):
+                return None
+            queue = state.queue_for(op, model)
+        return queue if queue is not None and self._dispatcher.may_wait(queue, request) else None
+
+    def _nobody(self, request: Request) -> Failure:
+        return no_worker(self._state, request.op, request.model)
+
+    def _overload(self, queue: Queue, request: Request) -> Failure | None:
+        """Make room for the request if need be, at the cost of a lower lane only; or say why there is none."""
+        config = self._state.config
+        while queue.count >= config.queue_max_requests or queue.bytes + request.size > config.queue_max_bytes:
+            victim = queue.evictable(request.lane)
+            why = failure(
+                "OVERLOADED",
+                f"{queue.count} requests of {queue.bytes} bytes wait for {request.op!r}; allowed are "
+                f"{config.queue_max_requests} of {config.queue_max_bytes} bytes",
+                retry_after_ms=self._retry_after_ms(queue),
+            )
+            if victim is None:
+                return why
+            self._state.metrics.counts["evicted"] += 1
+            lane = Lane(request.lane).name.lower()
+            self._dispatcher.drop(victim, why._replace(message=f"made room for a request in the {lane} lane"))
+        return None
+
+    def _retry_after_ms(self, queue: Queue) -> int:
+        """Return how long the queue takes to become half empty at the pace of this epoch so far."""
+        done = sum(queue.metrics.outcomes.values())
+        elapsed = self._state.now - self._state.started
+        if not done or elapsed <= 0:
+            return RETRY_MAX_MS
+        return max(RETRY_MIN_MS, min(RETRY_MAX_MS, int(1000 * queue.count / 2 * elapsed / done)))
+
+    def _holding(self, request: Request) -> bool:
+        return (request.session.key, request.id) in self._state.holdings
+
+    def _adopted(self, request: Request) -> bool:
+        """Bind a request to the worker that brought it along from an earlier epoch; True if that settles it."""
+        state = self._state
+        place = (request.session.key, request.id)
+        holding = state.holdings.pop(place, None)
+        if holding is not None:
+            self._dispatcher.send(request, holding.worker)
+            return True
+        if request.at_most_once and request.flags & Flag.RESEND:
+            state.parked[place] = request
+            return True
+        return False
+
+    def _shared(self, request: Request, queue: Queue) -> bool:
+        """Answer from the cache or join an equal request under way; True if that settles it."""
+        if request.stream or request.flags & _UNSHARED or request.size > HASHED_MAX_BYTES:
+            return False
+        state = self._state
+        if not any(request.op in worker.pure_ops for worker in queue.pool.workers):
+            return False
+        key = content_key(request.op, request.model, request.frames)
+        frames = state.cache.get(key, state.now)
+        if frames is not None:
+            state.metrics.counts["cache_hits"] += 1
+            self._answers.cached(request, frames)
+            return True
+        state.metrics.counts["cache_misses"] += 1
+        leader = state.flights.get(key) if state.config.single_flight else None
+        # Behind a leader that still waits in a lower lane this request would wait longer than alone.
+        if leader is not None and (not leader.waiting or leader.lane <= request.lane):
+            request.leader = leader
+            request.key = key
+            leader.followers = [*(leader.followers or ()), request]
+            return True
+        request.key = key
+        state.flights.setdefault(key, request)
+        return False

@@ -1,0 +1,156 @@
+"""The broker as one pure state machine: events in, actions out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mlx_mesh_broker.core import events, invariants
+from mlx_mesh_broker.core.admission import Admission
+from mlx_mesh_broker.core.answers import Answers, failure
+from mlx_mesh_broker.core.clients import Clients
+from mlx_mesh_broker.core.dispatch import Dispatcher
+from mlx_mesh_broker.core.lifecycle import Turn
+from mlx_mesh_broker.core.state import State
+from mlx_mesh_broker.core.status import status
+from mlx_mesh_broker.core.timers import Alarm
+from mlx_mesh_broker.core.workers import Workers
+from mlx_mesh_wire import pack_body
+from mlx_mesh_wire.messages import Quiet
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from mlx_mesh_broker.core.actions import Action
+    from mlx_mesh_broker.core.config import Config
+    from mlx_mesh_broker.core.events import Event
+    from mlx_mesh_broker.core.metrics import Metrics
+
+SWEEP_S = 5.0
+"""How often clients and holdings that nobody asks for any more are looked for."""
+
+
+class Broker:
+    """Balances requests over workers. It reads no clock, opens no socket and starts no thread.
+
+    Args:
+        config: limits and intervals.
+        epoch: name of this life, different from every earlier one.
+        machine: this machine, as workers name theirs; workers elsewhere are given more time.
+        now: seconds of a monotonic clock, as in every later call.
+    """
+
+    def __init__(self, config: Config, epoch: str, now: float, machine: str = "") -> None:
+        self._state = state = State(config, epoch, machine, now)
+        self._answers = Answers(state)
+        self._dispatcher = Dispatcher(state, self._answers)
+        admission = Admission(state, self._answers, self._dispatcher)
+        self._clients = Clients(state, self._answers, self._dispatcher, admission, self._status_frames)
+        self._workers = Workers(state, self._answers, self._dispatcher)
+        self._sweeper = Alarm(self._sweep)
+        state.timers.set(self._sweeper, now + SWEEP_S, now)
+        self._on: dict[type, Callable[[Any], None]] = {
+            events.FromClient: self._clients.message,
+            events.FromWorker: self._workers.message,
+            events.BadClientMessage: self._clients.malformed,
+            events.BadWorkerMessage: self._workers.malformed,
+            events.ClientUnreachable: self._clients.unreachable,
+            events.ClientClogged: self._clients.clogged,
+            events.WorkerUnreachable: self._worker_unreachable,
+            events.ProcessExited: self._process_exited,
+            events.PidExited: self._pid_exited,
+            events.Wakeup: self._wakeup,
+            events.HeldUp: self._held_up,
+            events.Drain: self._drain,
+        }
+
+    def handle(self, now: float, event: Event) -> list[Action]:
+        """Take in what happened and return what is to be done, in order."""
+        state = self._state
+        state.now = now
+        out: list[Action] = []
+        state.out = out
+        self._on[type(event)](event)
+        return out
+
+    def next_wakeup(self) -> float | None:
+        """Return when a Wakeup is due, in seconds of the same clock."""
+        return self._state.timers.next()
+
+    def status(self, now: float) -> dict[str, Any]:
+        """Return the status map."""
+        self._state.now = now
+        return status(self._state)
+
+    def check_invariants(self) -> None:
+        """Raise AssertionError if the core contradicts itself."""
+        invariants.check(self._state)
+
+    @property
+    def metrics(self) -> Metrics:
+        """The counters."""
+        return self._state.metrics
+
+    @property
+    def record_requests(self) -> bool:
+        """Whether per-request records are made; somebody must then collect them."""
+        return self._state.record_requests
+
+    @record_requests.setter
+    def record_requests(self, on: bool) -> None:
+        self._state.record_requests = on
+
+    def take_records(self) -> list[dict[str, Any]]:
+        """Return the records made since the last call."""
+        records, self._state.records = self._state.records, []
+        return records
+
+    def _status_frames(self) -> Sequence[Any]:
+        return pack_body(status(self._state))
+
+    def _worker_unreachable(self, event: events.WorkerUnreachable) -> None:
+        self._workers.unreachable(event.route)
+
+    def _process_exited(self, event: events.ProcessExited) -> None:
+        worker = self._state.instances.get(event.instance)
+        if worker is not None:
+            self._workers.exited(worker, event.running)
+
+    def _pid_exited(self, event: events.PidExited) -> None:
+        for worker in list(self._state.instances.values()):
+            if worker.info.pid == event.pid and not worker.remote:
+                self._workers.exited(worker, event.running)
+
+    def _wakeup(self, event: events.Wakeup) -> None:
+        for item in self._state.timers.pop_due(self._state.now):
+            if isinstance(item, Alarm):
+                item.call()
+            elif item.tick < 0:
+                self._expire(item)
+
+    def _expire(self, item: Any) -> None:
+        if item.session.outstanding.get(item.id) is item:
+            self._dispatcher.drop(item, failure("DEADLINE_EXCEEDED", "the deadline passed before there was an answer"))
+
+    def _held_up(self, event: events.HeldUp) -> None:
+        """Give everybody the time that the broker itself was away."""
+        state = self._state
+        state.metrics.counts["held_up"] += 1
+        state.log("warning", "broker_was_held_up", seconds=round(event.seconds, 3))
+        for worker in state.instances.values():
+            worker.heard = min(worker.heard + event.seconds, state.now)
+            worker.progressed = min(worker.progressed + event.seconds, state.now)
+        for session in state.sessions.values():
+            session.heard = min(session.heard + event.seconds, state.now)
+            session.away_since = min(session.away_since + event.seconds, state.now)
+
+    def _drain(self, event: events.Drain) -> None:
+        state = self._state
+        for worker in list(state.instances.values()):
+            if event.name in ("*", worker.info.name):
+                state.to_worker(worker, Quiet(event.on))
+                self._workers.turn(worker, Turn.QUIET if event.on else Turn.RESUME)
+
+    def _sweep(self) -> None:
+        self._clients.sweep()
+        self._workers.expire_holdings()
+        self._state.timers.set(self._sweeper, self._state.now + SWEEP_S, self._state.now)

@@ -1,0 +1,232 @@
+"""Requests to workers: queueing, late binding, and taking jobs back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mlx_mesh_broker.core.answers import failure
+from mlx_mesh_broker.core.lifecycle import COMING, WorkerState
+from mlx_mesh_broker.core.state import AFFINITY_MAX
+from mlx_mesh_wire import limits
+from mlx_mesh_wire.messages import Cancel, Flag, Job
+
+if TYPE_CHECKING:
+    from mlx_mesh_broker.core.answers import Answers, Failure
+    from mlx_mesh_broker.core.entities import Request, Worker
+    from mlx_mesh_broker.core.queues import Queue
+    from mlx_mesh_broker.core.state import State
+
+
+class Dispatcher:
+    """Binds a request to a worker as late as possible: when one has a free slot."""
+
+    def __init__(self, state: State, answers: Answers) -> None:
+        self._state = state
+        self._answers = answers
+
+    def place(self, request: Request, queue: Queue) -> None:
+        """Send the request to a worker with room, or queue it behind those that wait."""
+        request.queue = queue
+        worker = None if queue.count else self._choose(queue, request)
+        if worker is None:
+            queue.push(request)
+            if queue.gone_at is not None:
+                self._await_workers(queue)
+        else:
+            self.send(request, worker)
+
+    def send(self, request: Request, worker: Worker) -> None:
+        """Make a job of the request and give it to the worker."""
+        state = self._state
+        now = state.now
+        job_id = state.stamp()
+        request.worker = worker
+        request.job_id = job_id
+        request.attempts += 1
+        request.dispatched = now
+        if not worker.jobs:
+            worker.progressed = now
+        worker.jobs[job_id] = request
+        worker.used = job_id
+        self.changed(worker)
+        if request.affinity:
+            self._remember(request.affinity, worker)
+        flags = request.flags | Flag.ALONE if request.deaths else request.flags
+        remaining_ms = max(0, int((request.due - now) * 1000))
+        state.to_worker(
+            worker,
+            Job(
+                job_id,
+                request.attempts,
+                request.session.key,
+                request.id,
+                request.op,
+                request.model,
+                request.lane,
+                remaining_ms,
+                flags,
+                min(request.credit + request.next_seq, limits.WINDOW_MAX_CHUNKS) if request.stream else 0,
+                request.affinity,
+                request.traceparent,
+            ),
+            request.frames,
+        )
+
+    def changed(self, worker: Worker) -> None:
+        """Tell the pools that a worker's load, state or models changed."""
+        worker.version = self._state.stamp()
+        for queue in worker.queues:
+            queue.pool.note(worker)
+
+    def release(self, request: Request) -> Worker:
+        """Take the request off its worker, whose slot becomes free; call :meth:`feed` once it is answered."""
+        worker = request.worker
+        assert worker is not None  # noqa: S101  callers have looked
+        del worker.jobs[request.job_id]
+        request.worker = None
+        self.changed(worker)
+        return worker
+
+    def feed(self, worker: Worker) -> None:
+        """Give the worker what waits for it, its queues in turn."""
+        queues = worker.queues
+        for _ in range(len(queues)):
+            worker.cursor = (worker.cursor + 1) % len(queues)
+            queue = queues[worker.cursor]
+            if queue.count:
+                self.pump(queue)
+
+    def pump(self, queue: Queue) -> None:
+        """Dispatch from the queue while a worker has room."""
+        while queue.count:
+            if queue.pool.best() is None:
+                return
+            request = queue.pop()
+            worker = self._choose(queue, request)
+            assert worker is not None  # noqa: S101  best() found one
+            self.send(request, worker)
+
+    def take_back(self, request: Request) -> None:
+        """Queue a released request again; it has waited before, so it goes first."""
+        queue = request.queue
+        assert queue is not None  # noqa: S101  it was dispatched from there
+        if request.attempts >= self._state.config.attempts_max:
+            why = failure("WORKER_LOST", f"given to {request.attempts} workers, none of which finished it")
+            self._answers.failed(request, why)
+            return
+        self._state.metrics.counts["requeued"] += 1
+        queue.push(request)
+        if queue.gone_at is None:
+            self.pump(queue)
+        else:
+            self._await_workers(queue)
+
+    def drop(self, request: Request, why: Failure) -> None:
+        """End a request wherever it is; if others share its computation, one of them takes it over."""
+        self._withdraw(request)
+        self._answers.failed_alone(request, why)
+
+    def _withdraw(self, request: Request) -> None:
+        state = self._state
+        if request.leader is not None:
+            assert request.leader.followers is not None  # noqa: S101  it follows
+            request.leader.followers.remove(request)
+            return
+        if state.parked.pop((request.session.key, request.id), None) is request:
+            return
+        heir = request.followers.pop(0) if request.followers else None
+        if heir is not None:
+            self._inherit(request, heir)
+        elif request.key is not None and state.flights.get(request.key) is request:
+            del state.flights[request.key]
+        if request.waiting:
+            assert request.queue is not None  # noqa: S101  it waits there
+            request.queue.remove(request)
+            if heir is not None:
+                self.place(heir, request.queue)
+        elif request.worker is not None:
+            worker = request.worker
+            if heir is not None:
+                worker.jobs[request.job_id] = heir
+                heir.worker, heir.job_id, request.worker = worker, request.job_id, None
+                return
+            state.to_worker(worker, Cancel(request.job_id))
+            self.release(request)
+            self.feed(worker)
+
+    def _inherit(self, request: Request, heir: Request) -> None:
+        assert request.key is not None  # noqa: S101  only shared requests have followers
+        heir.leader = None
+        heir.queue = request.queue
+        heir.followers, request.followers = request.followers, None
+        heir.attempts, heir.deaths, heir.dispatched = request.attempts, request.deaths, request.dispatched
+        for follower in heir.followers or ():
+            follower.leader = heir
+        self._state.flights[request.key] = heir
+
+    def check_gone(self, queue: Queue) -> None:
+        """Note whether work may still wait for this queue's workers; pumps nothing."""
+        coming = any(worker.state in COMING for worker in queue.pool.workers)
+        if coming:
+            queue.gone_at = None
+            if queue.alarm is not None:
+                self._state.timers.remove(queue.alarm)
+                queue.alarm = None
+        elif queue.gone_at is None:
+            queue.gone_at = self._state.now
+            if queue.count:
+                self._await_workers(queue)
+
+    def may_wait(self, queue: Queue, request: Request) -> bool:
+        """Whether a request may wait in a queue whose workers are all gone."""
+        if request.flags & Flag.WAIT_FOR_READY or queue.gone_at is None:
+            return True
+        state = self._state
+        if state.now < queue.gone_at + state.config.rejoin_s:
+            return True
+        survivor = request.flags & Flag.RESEND or request.session.returning or request.attempts > 0
+        return bool(survivor) and state.now < state.started + state.config.rejoin_s
+
+    def _await_workers(self, queue: Queue) -> None:
+        if queue.alarm is None:
+            queue.alarm = self._state.alarm(self._state.config.rejoin_s, lambda: self._give_up(queue))
+
+    def _give_up(self, queue: Queue) -> None:
+        queue.alarm = None
+        if queue.gone_at is None:
+            return
+        op, model = queue.key
+        why = no_worker(self._state, op, model)
+        for request in [each for each in queue if not self.may_wait(queue, each)]:
+            queue.remove(request)
+            self._answers.failed(request, why)
+        if any(not each.flags & Flag.WAIT_FOR_READY for each in queue):
+            self._await_workers(queue)
+
+    def _choose(self, queue: Queue, request: Request) -> Worker | None:
+        if not request.affinity:
+            return queue.pool.best()
+        preferred = self._state.affinity.get(request.affinity)
+        if preferred is not None and preferred.state is not WorkerState.READY:
+            preferred = None
+        return queue.pool.choose(preferred)
+
+    def _remember(self, affinity: bytes, worker: Worker) -> None:
+        table = self._state.affinity
+        table[affinity] = worker
+        table.move_to_end(affinity)
+        if len(table) > AFFINITY_MAX:
+            table.popitem(last=False)
+
+
+def no_worker(state: State, op: str, model: str) -> Failure:
+    """Return why there is nobody to compute an op, and what would help."""
+    known = sorted({name for worker in state.instances.values() for name in worker.ops})
+    offers = f"the mesh serves {', '.join(known)}" if known else "the mesh has no workers"
+    served = any(op in worker.ops for worker in state.instances.values())
+    if served and model:
+        models = sorted({name for w in state.instances.values() if op in w.ops for name in w.models})
+        return failure("UNKNOWN_MODEL", f"no worker serves {op!r} with model {model!r}; there is {', '.join(models)}")
+    return failure(
+        "NO_WORKER", f"no worker serves {op!r}; {offers}; start one, or pass wait_for_ready=True to wait for it"
+    )

@@ -1,0 +1,153 @@
+"""What the broker knows of a request, a client and a worker: plain records, changed by the modules beside this one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mlx_mesh_broker.core.lifecycle import WorkerState
+from mlx_mesh_wire.messages import Flag
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mlx_mesh_broker.core.queues import Queue
+    from mlx_mesh_broker.core.timers import Alarm
+    from mlx_mesh_wire import messages
+    from mlx_mesh_wire.messages import Message
+
+
+class Request:
+    """A request from its acceptance to its answer. It is in exactly one place: queue, worker, or leader.
+
+    Attributes:
+        due: the deadline, in seconds of the broker's clock; ``tick`` is the wheel's.
+        worker: who holds the job now, if any; ``job_id`` is that of the attempt.
+        deaths: workers that died while they computed it.
+        leader: the equal request whose computation this one shares; ``followers`` are its counterparts.
+        key: digest of the content, if it may be shared or cached.
+        next_seq: sequence number of the chunk that the client is to get next.
+        credit: chunks that the reader still has room for; ``starved_at`` is since when it has none.
+    """
+
+    __slots__ = (
+        "affinity", "arrived", "attempts", "credit", "deaths", "dispatched", "due", "flags", "followers", "frames",
+        "id", "job_id", "key", "lane", "leader", "model", "next_seq", "op", "queue", "session", "size", "starved_at",
+        "stream", "tick", "traceparent", "waiting", "worker",
+    )  # fmt: skip
+
+    def __init__(self, session: Session, message: messages.Request, frames: Sequence[bytes], now: float) -> None:
+        (self.id, self.op, self.model, self.lane, remaining_ms, self.flags, window, self.affinity, self.traceparent) = (
+            message
+        )
+        self.session = session
+        self.frames = frames
+        self.size = sum(map(len, frames))
+        self.arrived = now
+        self.due = now + remaining_ms / 1000
+        self.tick = -1
+        self.stream = window > 0
+        self.credit = window
+        self.starved_at = 0.0
+        self.next_seq = 0
+        self.queue: Queue | None = None
+        self.waiting = False
+        self.worker: Worker | None = None
+        self.job_id = 0
+        self.attempts = 0
+        self.deaths = 0
+        self.dispatched = 0.0
+        self.leader: Request | None = None
+        self.followers: list[Request] | None = None
+        self.key: bytes | None = None
+
+    @property
+    def at_most_once(self) -> bool:
+        """Whether it must not run again once a worker may have started it."""
+        return bool(self.flags & Flag.AT_MOST_ONCE)
+
+
+class Session:
+    """A client, over all its connections.
+
+    Attributes:
+        away: held messages of a client whose connection is gone; None while it is connected.
+        returning: it knew an earlier broker, so its workers may be on their way back too.
+    """
+
+    __slots__ = (
+        "alarm",
+        "away",
+        "away_bytes",
+        "away_since",
+        "heard",
+        "key",
+        "name",
+        "outstanding",
+        "returning",
+        "route",
+    )
+
+    def __init__(self, key: bytes, route: bytes, name: str, returning: bool, now: float) -> None:
+        self.key = key
+        self.route = route
+        self.name = name
+        self.returning = returning
+        self.heard = now
+        self.outstanding: dict[int, Request] = {}
+        self.away: list[tuple[Message, Sequence[bytes]]] | None = None
+        self.away_bytes = 0
+        self.away_since = 0.0
+        self.alarm: Alarm | None = None
+
+
+class Worker:
+    """A worker process.
+
+    Attributes:
+        jobs: what it holds, by job id.
+        used: number of the last dispatch to it, for "least recently used".
+        version: changes with every change of its load, so that old entries of the pools can be told.
+        progressed: when its compute last advanced, or when it last went from idle to busy.
+        running: job ids of the step under way, as of its last beat.
+    """
+
+    __slots__ = (
+        "alarm", "beat", "capacity", "cursor", "heard", "info", "jobs", "joined", "models", "ops", "progress",
+        "progressed", "pure_ops", "queues", "remote", "route", "served", "slots", "state", "used", "version", "warm",
+    )  # fmt: skip
+
+    def __init__(self, route: bytes, info: messages.Ready | messages.Loading, now: float) -> None:
+        self.route = route
+        self.state = WorkerState.LOADING
+        self.jobs: dict[int, Request] = {}
+        self.queues: list[Queue] = []
+        self.cursor = 0
+        self.used = 0
+        self.version = 0
+        self.served = 0
+        self.joined = now
+        self.heard = now
+        self.progress = 0
+        self.progressed = now
+        self.remote = False
+        self.beat: messages.Beat | None = None
+        self.alarm: Alarm | None = None
+        self.describe(info)
+
+    def describe(self, info: messages.Ready | messages.Loading) -> None:
+        """Take over what LOADING or READY says."""
+        self.info = info
+        self.ops = frozenset(info.ops)
+        self.pure_ops = frozenset(info.pure_ops)
+        self.models = frozenset(info.models)
+        self.warm = frozenset(info.models)
+        self.slots = info.slots
+        self.capacity = info.slots
+
+    def serves(self, op: str, model: str) -> bool:
+        """Whether it can compute the op on the model; an empty model name means its default."""
+        return op in self.ops and (not model or not self.models or model in self.models)
+
+    def summary(self) -> dict[str, Any]:
+        """Return the name and pid, for logs."""
+        return {"worker": self.info.name, "pid": self.info.pid}

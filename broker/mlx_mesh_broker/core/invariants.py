@@ -1,0 +1,95 @@
+"""Recomputes everything that the core keeps twice, and checks what must always hold. For tests and simulation."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mlx_mesh_broker.core.lifecycle import COMING, WorkerState
+
+if TYPE_CHECKING:
+    from mlx_mesh_broker.core.entities import Request, Worker
+    from mlx_mesh_broker.core.queues import Queue
+    from mlx_mesh_broker.core.state import State
+
+
+class BrokenInvariantError(AssertionError):
+    """The core contradicts itself; the message says where."""
+
+
+def check(state: State) -> None:
+    """Raise BrokenInvariantError at the first contradiction."""
+    outstanding = [r for session in state.sessions.values() for r in session.outstanding.values()]
+    for request in outstanding:
+        _check_request(state, request)
+    for worker in state.instances.values():
+        _check_worker(state, worker)
+    for queue in state.queues.values():
+        _check_queue(state, queue)
+    _must(state.metrics.accepted == state.metrics.answered + len(outstanding), "accepted = answered + outstanding")
+    for session in state.sessions.values():
+        connected = state.clients.get(session.route) is session
+        _must(connected == (session.away is None), f"session {session.name} is connected or away")
+        _must(len(session.outstanding) <= state.config.client_max_outstanding, "outstanding of a client is capped")
+        tended = session.alarm is not None and session.alarm in state.timers
+        _must(not session.outstanding or tended, "a client with work is tended")
+    for key, leader in state.flights.items():
+        _must(leader.key == key and leader.leader is None, "a flight is led by a request with its key")
+        _must(leader.waiting or leader.worker is not None, "a leader is under way")
+    held = sum(len(worker.jobs) for worker in state.instances.values())
+    _must(held == sum(r.worker is not None for r in outstanding), "jobs and requests agree")
+
+
+def _must(holds: bool, what: str) -> None:
+    if not holds:
+        raise BrokenInvariantError(what)
+
+
+def _check_request(state: State, request: Request) -> None:
+    name = f"request {request.session.name}/{request.id}"
+    parked = state.parked.get((request.session.key, request.id)) is request
+    places = [request.waiting, request.worker is not None, request.leader is not None, parked]
+    _must(sum(places) == 1, f"{name} is in one place, not {places}")
+    _must(request in state.timers, f"{name} has a deadline")
+    if request.worker is not None:
+        _must(request.worker.jobs.get(request.job_id) is request, f"{name} is held by its worker")
+        _must(state.instances.get(request.worker.info.instance) is request.worker, f"{name} has a living worker")
+    if request.leader is not None:
+        _must(request in (request.leader.followers or ()), f"{name} follows its leader")
+    if request.waiting:
+        _must(request.queue is not None and request in set(request.queue), f"{name} waits in its queue")
+    _must(request.deaths < state.config.deaths_max, f"{name} is not poison")
+
+
+def _check_worker(state: State, worker: Worker) -> None:
+    name = f"worker {worker.info.name}"
+    _must(worker.state in COMING or worker.state is WorkerState.DRAINING, f"{name} has not ended")
+    _must(state.workers.get(worker.route) is worker, f"{name} has a route")
+    _must(worker.alarm is not None and worker.alarm in state.timers, f"{name} is watched")
+    for queue in worker.queues:
+        _must(worker in queue.pool.workers, f"{name} is in the pools of its queues")
+
+
+def _rank(queue: Queue, worker: Worker) -> tuple[bool, float, int]:
+    model = queue.pool.model
+    cold = bool(model) and bool(worker.models) and model not in worker.warm
+    return cold, len(worker.jobs) / worker.slots, worker.used
+
+
+def _check_queue(state: State, queue: Queue) -> None:
+    waiting = list(queue)
+    name = f"queue {queue.key}"
+    _must(queue.count == len(waiting), f"{name} counts its requests")
+    _must(queue.bytes == sum(r.size for r in waiting), f"{name} counts its bytes")
+    _must(all(r.waiting and r.queue is queue for r in waiting), f"{name} holds those that wait in it")
+    _must([lane.count for lane in queue.lanes] == [len(list(lane)) for lane in queue.lanes], f"{name} counts by lane")
+    fresh = queue.count - len(queue.again)
+    _must(fresh <= state.config.queue_max_requests, f"{name} keeps its cap")
+    workers = {worker for worker in state.instances.values() if worker.serves(*queue.key)}
+    _must(queue.pool.workers == workers, f"{name} knows who serves it")
+    _must((queue.gone_at is None) == any(w.state in COMING for w in workers), f"{name} knows if its workers are gone")
+    free = [w for w in workers if w.state is WorkerState.READY and len(w.jobs) < w.capacity]
+    best = queue.pool.best()
+    _must((best is None) == (not free), f"{name} finds a free worker")
+    if best is not None:
+        _must(best is min(free, key=lambda w: _rank(queue, w)), f"{name} chooses by warmth, load and last use")
+        _must(not queue.count, f"{name} leaves no fit worker idle beside a waiting request")

@@ -1,0 +1,76 @@
+"""Plain counters and histograms, cheap enough for the hot path; the shell renders them for Prometheus."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from typing import Final
+
+BUCKETS_S: Final = (
+    0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0,
+)  # fmt: skip
+"""Upper bounds of the buckets, in seconds; 0.25 is the promise to interactive callers."""
+
+OK: Final = "OK"
+"""Outcome of a request that got its result; the other outcomes are the codes of the error table."""
+
+
+class Histogram:
+    """Counts by bucket, the last one for everything above the bounds."""
+
+    __slots__ = ("counts", "sum")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(BUCKETS_S) + 1)
+        self.sum = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """Count one observation."""
+        self.counts[bisect_left(BUCKETS_S, seconds)] += 1
+        self.sum += seconds
+
+
+class OpMetrics:
+    """Figures of one op and model.
+
+    Attributes:
+        outcomes: requests answered, by ``(lane, outcome)``.
+        queue_time: from arrival to the last dispatch.
+        request_time: from arrival to the answer.
+        first_chunk: from arrival to the first chunk of a stream.
+        chunks: stream chunks passed on.
+    """
+
+    __slots__ = ("chunks", "first_chunk", "outcomes", "queue_time", "request_time")
+
+    def __init__(self) -> None:
+        self.outcomes: Counter[tuple[int, str]] = Counter()
+        self.queue_time = Histogram()
+        self.request_time = Histogram()
+        self.first_chunk = Histogram()
+        self.chunks = 0
+
+
+class Metrics:
+    """All counters of the core.
+
+    Attributes:
+        ops: by ``(op, model)``; ``("", "")`` gathers ops that no worker serves, so that clients cannot add series.
+        accepted: requests taken in, which is those answered plus those outstanding.
+        counts: everything else, by name: ``dispatched``, ``requeued``, ``returned``, ``late_answers``, ``evicted``,
+            ``shared``, ``cache_hits``, ``cache_misses``, ``duplicates``, ``poisoned``, ``malformed_client``,
+            ``malformed_worker``, ``workers_lost``, ``workers_stalled``, ``resets``, ``held_up``, ``credit_overruns``.
+    """
+
+    def __init__(self) -> None:
+        self.ops: dict[tuple[str, str], OpMetrics] = {}
+        self.accepted = 0
+        self.answered = 0
+        self.counts: Counter[str] = Counter()
+
+    def op(self, key: tuple[str, str]) -> OpMetrics:
+        """Return the figures of an op and model, made on first use."""
+        found = self.ops.get(key)
+        if found is None:
+            found = self.ops[key] = OpMetrics()
+        return found

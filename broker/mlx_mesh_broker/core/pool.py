@@ -1,0 +1,72 @@
+"""Which worker: the one that has the model warm, is least loaded for its slots, and was used longest ago.
+
+Exact, from a heap whose outdated entries are thrown away when they surface; choosing costs O(log workers).
+"""
+
+from __future__ import annotations
+
+from heapq import heapify, heappop, heappush
+from typing import TYPE_CHECKING, Final
+
+from mlx_mesh_broker.core.lifecycle import WorkerState
+
+if TYPE_CHECKING:
+    from mlx_mesh_broker.core.entities import Worker
+
+_Entry = tuple[bool, float, int, int, "Worker"]
+
+AFFINITY_DIFFERENCE: Final = 2
+AFFINITY_RATIO: Final = 1.5
+"""A worker with a warm prefix cache is kept unless it holds over 2 jobs and half as many again more than the best one.
+
+SGLang's router balances the same way, by a difference and a ratio together (its defaults suit larger fleets).
+"""
+
+_READY = WorkerState.READY
+
+
+class Pool:
+    """The workers that serve one op and model."""
+
+    __slots__ = ("_heap", "model", "workers")
+
+    def __init__(self, model: str) -> None:
+        self.model = model
+        self.workers: set[Worker] = set()
+        self._heap: list[_Entry] = []
+
+    def note(self, worker: Worker) -> None:
+        """Take account of a worker whose load, state or models changed; its ``version`` must be new."""
+        held = len(worker.jobs)
+        if worker.state is not _READY or held >= worker.capacity:
+            return
+        cold = bool(self.model) and bool(worker.models) and self.model not in worker.warm
+        heappush(self._heap, (cold, held / worker.slots, worker.used, worker.version, worker))
+        if len(self._heap) > 4 * len(self.workers) + 64:
+            self._heap = [entry for entry in self._heap if self._current(entry)]
+            heapify(self._heap)
+
+    def best(self) -> Worker | None:
+        """Return the worker to take the next job, or None when none has room."""
+        heap = self._heap
+        while heap:
+            entry = heap[0]
+            worker = entry[4]
+            if entry[3] == worker.version and worker in self.workers:
+                return worker
+            heappop(heap)
+        return None
+
+    def choose(self, preferred: Worker | None) -> Worker | None:
+        """Return the preferred worker if it has room and is not clearly busier than the best, else the best."""
+        best = self.best()
+        if preferred is None or best is None or preferred is best or preferred not in self.workers:
+            return best
+        held, least = len(preferred.jobs), len(best.jobs)
+        if preferred.state is not _READY or held >= preferred.capacity:
+            return best
+        busier = held - least > AFFINITY_DIFFERENCE and held / preferred.slots > AFFINITY_RATIO * least / best.slots
+        return best if busier else preferred
+
+    def _current(self, entry: _Entry) -> bool:
+        return entry[3] == entry[4].version and entry[4] in self.workers

@@ -1,0 +1,136 @@
+"""Who is next: one queue for each op and model, three weighted lanes, fair between clients within a lane."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Final
+
+from mlx_mesh_broker.core.pool import Pool
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mlx_mesh_broker.core.entities import Request, Session
+    from mlx_mesh_broker.core.metrics import OpMetrics
+    from mlx_mesh_broker.core.timers import Alarm
+
+LANE_PATTERN: Final = (0, 0, 1, 0, 0, 0, 1, 0, 0, 1, 0, 2)
+"""Lane weights 8:3:1, spread out. A waiting lane is passed over at most 11 times, so none starves."""
+
+
+class Lane:
+    """Requests of one lane: clients take turns, each client's requests are first in, first out."""
+
+    __slots__ = ("clients", "count")
+
+    def __init__(self) -> None:
+        self.clients: OrderedDict[Session, OrderedDict[Request, None]] = OrderedDict()
+        self.count = 0
+
+    def push(self, request: Request) -> None:
+        """Put the request behind the others of its client."""
+        own = self.clients.get(request.session)
+        if own is None:
+            own = self.clients[request.session] = OrderedDict()
+        own[request] = None
+        self.count += 1
+
+    def pop(self) -> Request:
+        """Take the oldest request of the client whose turn it is."""
+        session, own = next(iter(self.clients.items()))
+        request, _ = own.popitem(last=False)
+        self.count -= 1
+        if own:
+            self.clients.move_to_end(session)
+        else:
+            del self.clients[session]
+        return request
+
+    def remove(self, request: Request) -> None:
+        """Take out a request, wherever it stands."""
+        own = self.clients[request.session]
+        del own[request]
+        self.count -= 1
+        if not own:
+            del self.clients[request.session]
+
+    def newest(self) -> Request:
+        """Return the request that arrived last."""
+        return max((next(reversed(own)) for own in self.clients.values()), key=lambda r: r.arrived)
+
+    def __iter__(self) -> Iterator[Request]:
+        for own in self.clients.values():
+            yield from own
+
+
+class Queue:
+    """What waits for one op and model, and the workers that serve it.
+
+    Attributes:
+        again: requests whose worker was lost; they have waited before and go first.
+        gone_at: when the last worker that work may wait for went; None while there is one.
+        alarm: ends the waiting when nobody has come back.
+    """
+
+    __slots__ = ("again", "alarm", "bytes", "count", "gone_at", "key", "lanes", "metrics", "pool", "position")
+
+    def __init__(self, key: tuple[str, str], metrics: OpMetrics) -> None:
+        self.key = key
+        self.metrics = metrics
+        self.lanes = (Lane(), Lane(), Lane())
+        self.again: OrderedDict[Request, None] = OrderedDict()
+        self.pool = Pool(key[1])
+        self.count = 0
+        self.bytes = 0
+        self.position = 0
+        self.gone_at: float | None = 0.0
+        self.alarm: Alarm | None = None
+
+    def push(self, request: Request) -> None:
+        """Queue a request in its lane; one that was with a worker before goes first."""
+        request.queue = self
+        request.waiting = True
+        if request.attempts:
+            self.again[request] = None
+        else:
+            self.lanes[request.lane].push(request)
+        self.count += 1
+        self.bytes += request.size
+
+    def pop(self) -> Request:
+        """Take the next request by lane weight and turn."""
+        request = self.again.popitem(last=False)[0] if self.again else self._next_lane().pop()
+        self._took(request)
+        return request
+
+    def remove(self, request: Request) -> None:
+        """Take out a request that was cancelled, evicted or has expired."""
+        if request in self.again:
+            del self.again[request]
+        else:
+            self.lanes[request.lane].remove(request)
+        self._took(request)
+
+    def evictable(self, lane: int) -> Request | None:
+        """Return the newest request of the lowest lane strictly below this one, or None."""
+        lower = (self.lanes[i] for i in (2, 1) if i > lane)
+        return next((candidate.newest() for candidate in lower if candidate.count), None)
+
+    def __iter__(self) -> Iterator[Request]:
+        yield from self.again
+        for lane in self.lanes:
+            yield from lane
+
+    def _took(self, request: Request) -> None:
+        request.waiting = False
+        self.count -= 1
+        self.bytes -= request.size
+
+    def _next_lane(self) -> Lane:
+        position = self.position
+        while True:
+            lane = self.lanes[LANE_PATTERN[position]]
+            position = (position + 1) % len(LANE_PATTERN)
+            if lane.count:
+                self.position = position
+                return lane

@@ -1,0 +1,76 @@
+"""The status map: what ``mlx-mesh status`` and ``Mesh.status()`` show."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mlx_mesh_broker.core.clients import welcome
+
+if TYPE_CHECKING:
+    from mlx_mesh_broker.core.entities import Worker
+    from mlx_mesh_broker.core.queues import Queue
+    from mlx_mesh_broker.core.state import State
+
+LANES = ("interactive", "standard", "bulk")
+
+
+def status(state: State) -> dict[str, Any]:
+    """Return epoch, uptime, workers, queues, limits and counters as plain values; times in seconds."""
+    return {
+        "epoch": state.epoch,
+        "uptime_s": round(state.now - state.started, 3),
+        "workers": [_worker(state, w) for w in sorted(state.instances.values(), key=lambda w: w.info.name)],
+        "queues": [_queue(state, queue) for queue in state.queues.values() if queue.pool.workers or queue.count],
+        "clients": len(state.sessions),
+        "limits": {
+            **welcome(state).limits,
+            "queue_max_requests": state.config.queue_max_requests,
+            "queue_max_bytes": state.config.queue_max_bytes,
+        },
+        "counters": {
+            "accepted": state.metrics.accepted,
+            "answered": state.metrics.answered,
+            "outstanding": state.metrics.accepted - state.metrics.answered,
+            "cache_entries": len(state.cache),
+            "cache_bytes": state.cache.bytes,
+            "quarantined_bodies": len(state.quarantine),
+            **state.metrics.counts,
+        },
+    }
+
+
+def _worker(state: State, worker: Worker) -> dict[str, Any]:
+    info, beat = worker.info, worker.beat
+    return {
+        "name": info.name,
+        "pid": info.pid,
+        "host": info.host,
+        "state": worker.state.value,
+        "ops": list(info.ops),
+        "models": list(info.models),
+        "warm": sorted(worker.warm),
+        "slots": worker.slots,
+        "in_flight": len(worker.jobs),
+        "served": worker.served,
+        "memory": dict(beat.memory) if beat else {},
+        "versions": dict(info.versions),
+        "uptime_s": round(state.now - worker.joined, 3),
+        "heard_s": round(state.now - worker.heard, 3),
+        "progress": worker.progress,
+        "remote": worker.remote,
+    }
+
+
+def _queue(state: State, queue: Queue) -> dict[str, Any]:
+    op, model = queue.key
+    return {
+        "op": op,
+        "model": model,
+        "waiting": {
+            **{name: lane.count for name, lane in zip(LANES, queue.lanes, strict=True)},
+            "again": len(queue.again),
+        },
+        "bytes": queue.bytes,
+        "workers": len(queue.pool.workers),
+        "gone_s": None if queue.gone_at is None else round(state.now - queue.gone_at, 3),
+    }
