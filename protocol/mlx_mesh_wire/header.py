@@ -12,7 +12,7 @@ import msgpack
 
 from mlx_mesh_wire import limits
 from mlx_mesh_wire.errors import DecodeError, ProtocolError
-from mlx_mesh_wire.messages import ITEM_TYPES, LENGTHS, RANGES, TYPE_CODES, Message
+from mlx_mesh_wire.messages import ITEM_TYPES, LENGTHS, RANGES, TYPE_CODES, Message, Request
 
 _pack = msgpack.Packer(use_bin_type=True, autoreset=True).pack
 _unpack = msgpack.unpackb
@@ -113,14 +113,13 @@ def _bounds_error(layout: _Layout, index: int, given: int, low: int, high: int) 
     return DecodeError(f"{_name(layout, index)} {what} {given}, allowed are {low} to {high}")
 
 
-def _check_items(layout: _Layout, index: int, value: list[Any] | dict[Any, Any], kind: type) -> None:
+def _check_items(layout: _Layout, index: int, value: Any, kind: type) -> None:
     name = _name(layout, index)
     if isinstance(value, dict):
         if not all(type(key) is str for key in value):
             raise DecodeError(f"{name} has a key that is not a string")
-        value = list(value.values())
-    item: Any
-    for item in value:
+    items: list[Any] = list(value.values()) if isinstance(value, dict) else value
+    for item in items:
         if type(item) is not kind:
             raise DecodeError(f"{name} holds a {type(item).__name__}, must hold {kind.__name__}")
         if kind is int and not 0 <= item <= limits.INTEGER_MAX:
@@ -136,3 +135,15 @@ def _check_held(name: str, entry: list[Any]) -> None:
     numbers_fit = 1 <= min(request_id, attempt) <= max(request_id, attempt) <= limits.INTEGER_MAX
     if len(session) != limits.SESSION_BYTES or not numbers_fit:
         raise DecodeError(f"{name} holds an entry with a field out of bounds")
+
+
+def salvage_request_id(header: bytes) -> int:
+    """Return the id of a malformed REQUEST, so that it can be answered; 0 when there is none to be read."""
+    try:
+        fields = _unpack(header[: limits.HEADER_MAX_BYTES])
+    except Exception:  # noqa: BLE001  whatever is wrong with it, there is no id
+        return 0
+    if type(fields) is not list or fields[:1] != [TYPE_CODES[Request]] or len(fields) == 1:
+        return 0
+    request_id = fields[1]
+    return request_id if type(request_id) is int and 1 <= request_id <= limits.INTEGER_MAX else 0

@@ -6,8 +6,9 @@ A program describes its settings as a frozen dataclass whose fields carry their 
     class BrokerSettings:
         queue_max_requests: int = setting(1024, low=1, high=10**7, help="requests waiting in one queue")
 
-and gets them filled by :func:`load_settings`. The section ``[broker]`` of the file, ``MLX_MESH_BROKER_QUEUE_MAX_REQUESTS``
-and ``--queue-max-requests`` set that field. Whatever is wrong is refused with the name, what was given and what is allowed.
+and gets them filled by :func:`load_settings`. That field is set by the section ``[broker]`` of the file, by
+``MLX_MESH_BROKER_QUEUE_MAX_REQUESTS`` and by ``--queue-max-requests``. Whatever is wrong is refused with the name,
+what was given and what is allowed.
 """
 
 from __future__ import annotations

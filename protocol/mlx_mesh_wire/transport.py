@@ -28,11 +28,13 @@ class OversizedMessage(Exception):  # noqa: N818  an event to handle, not a fail
 
     Attributes:
         first: the first frame, which on a ROUTER is the sender's routing id.
+        header: the header frame.
     """
 
-    def __init__(self, first: bytes, reason: str) -> None:
+    def __init__(self, first: bytes, header: bytes, reason: str) -> None:
         super().__init__(reason)
         self.first = first
+        self.header = header
         self.reason = reason
 
 
@@ -63,14 +65,13 @@ def receiver(
         while get(_RCVMORE):
             frames.append(recv(_DONTWAIT))
             if len(frames) > most:
-                _discard(frames)
-                raise OversizedMessage(frames[0], f"message has over {frames_max} frames")
+                _discard()
+                raise OversizedMessage(frames[0], frames[most - frames_max], f"message has over {frames_max} frames")
         if len(frames) > 2 and sum(map(len, frames)) > message_max_bytes:  # noqa: PLR2004
-            raise OversizedMessage(frames[0], f"message has over {message_max_bytes} bytes")
+            raise OversizedMessage(frames[0], frames[most - frames_max], f"message has over {message_max_bytes} bytes")
         return frames
 
-    def _discard(frames: list[bytes]) -> None:
-        del frames[1:]
+    def _discard() -> None:
         while get(_RCVMORE):
             recv(_DONTWAIT)
 

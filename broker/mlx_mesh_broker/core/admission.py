@@ -138,11 +138,9 @@ class Admission:
 
     def _shared(self, request: Request, queue: Queue) -> bool:
         """Answer from the cache or join an equal request under way; True if that settles it."""
-        if request.stream or request.flags & _UNSHARED or request.size > HASHED_MAX_BYTES:
+        if not queue.pure or request.stream or request.flags & _UNSHARED or request.size > HASHED_MAX_BYTES:
             return False
         state = self._state
-        if not any(request.op in worker.pure_ops for worker in queue.pool.workers):
-            return False
         key = content_key(request.op, request.model, request.frames)
         frames = state.cache.get(key, state.now)
         if frames is not None:

@@ -85,6 +85,11 @@ class Broker:
         """Raise AssertionError if the core contradicts itself."""
         invariants.check(self._state)
 
+    def instance_of(self, pid: int) -> bytes | None:
+        """Return the instance of the local worker with this pid, if it is known."""
+        workers = self._state.instances.values()
+        return next((w.info.instance for w in workers if w.info.pid == pid and not w.remote), None)
+
     @property
     def metrics(self) -> Metrics:
         """The counters."""

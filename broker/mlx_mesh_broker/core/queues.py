@@ -70,9 +70,10 @@ class Queue:
         again: requests whose worker was lost; they have waited before and go first.
         gone_at: when the last worker that work may wait for went; None while there is one.
         alarm: ends the waiting when nobody has come back.
+        pure: whether a worker said that results depend on the body alone, so that they may be shared.
     """
 
-    __slots__ = ("again", "alarm", "bytes", "count", "gone_at", "key", "lanes", "metrics", "pool", "position")
+    __slots__ = ("again", "alarm", "bytes", "count", "gone_at", "key", "lanes", "metrics", "pool", "position", "pure")
 
     def __init__(self, key: tuple[str, str], metrics: OpMetrics) -> None:
         self.key = key
@@ -85,6 +86,7 @@ class Queue:
         self.position = 0
         self.gone_at: float | None = 0.0
         self.alarm: Alarm | None = None
+        self.pure = False
 
     def push(self, request: Request) -> None:
         """Queue a request in its lane; one that was with a worker before goes first."""

@@ -116,6 +116,7 @@ class State:
         """Have the worker serve the queue."""
         worker.queues.append(queue)
         queue.pool.workers.add(worker)
+        queue.pure = queue.pure or queue.key[0] in worker.pure_ops
         if worker.state in COMING:
             queue.gone_at = None
         queue.pool.note(worker)

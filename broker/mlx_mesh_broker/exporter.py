@@ -1,0 +1,97 @@
+"""The core's counters as Prometheus metrics. Nothing here is on the path of a request."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+
+from mlx_mesh_broker.core.metrics import BUCKETS_S
+from mlx_mesh_broker.snapshot import HISTOGRAMS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from prometheus_client.core import Metric
+
+    from mlx_mesh_broker.snapshot import Snapshot
+
+LANES = ("interactive", "standard", "bulk")
+STATES = ("loading", "ready", "suspect", "stalled", "draining")
+
+
+def collect(snapshot: Snapshot) -> Iterator[Metric]:
+    """Yield the metric families of a snapshot."""
+    yield from _requests(snapshot)
+    yield from _workers(snapshot)
+    yield from _queues(snapshot)
+    events = CounterMetricFamily("mlx_mesh_broker_events", "Things that happened in the broker.", labels=["event"])
+    for name, value in sorted({**snapshot.counts, **snapshot.shell}.items()):
+        events.add_metric([name], value)
+    yield events
+    yield GaugeMetricFamily("mlx_mesh_clients", "Clients connected.", snapshot.status["clients"])
+    yield GaugeMetricFamily("mlx_mesh_uptime_seconds", "Age of the broker.", snapshot.status["uptime_s"])
+
+
+def _requests(snapshot: Snapshot) -> Iterator[Metric]:
+    yield CounterMetricFamily("mlx_mesh_requests_accepted", "Requests taken in.", value=snapshot.accepted)
+    waiting = snapshot.accepted - snapshot.answered
+    yield GaugeMetricFamily("mlx_mesh_requests_outstanding", "Requests without an answer yet.", waiting)
+    labels = ["op", "model"]
+    done = CounterMetricFamily(
+        "mlx_mesh_requests", "Requests answered, by outcome (OK or an error code).", labels=[*labels, "lane", "outcome"]
+    )
+    chunks = CounterMetricFamily("mlx_mesh_chunks", "Stream chunks passed on.", labels=labels)
+    for key, (outcomes, count, _) in snapshot.ops.items():
+        chunks.add_metric(key, count)
+        for (lane, outcome), value in sorted(outcomes.items()):
+            done.add_metric([*key, LANES[lane], outcome], value)
+    yield done
+    yield chunks
+    for name, (attribute, text) in HISTOGRAMS.items():
+        family = HistogramMetricFamily("mlx_mesh_" + name, text, labels=labels)
+        for key, (_, _, histograms) in snapshot.ops.items():
+            family.add_metric(key, *_cumulative(*histograms[attribute]))
+        yield family
+
+
+def _cumulative(counts: list[int], total: float) -> tuple[list[tuple[str, float]], float]:
+    buckets: list[tuple[str, float]] = []
+    seen = 0
+    for bound, count in zip((*BUCKETS_S, float("inf")), counts, strict=True):
+        seen += count
+        buckets.append(("+Inf" if bound == float("inf") else repr(bound), seen))
+    return buckets, total
+
+
+def _workers(snapshot: Snapshot) -> Iterator[Metric]:
+    workers = snapshot.status["workers"]
+    by_state = GaugeMetricFamily("mlx_mesh_workers", "Workers by state.", labels=["state"])
+    for state in STATES:
+        by_state.add_metric([state], sum(worker["state"] == state for worker in workers))
+    yield by_state
+    families: dict[str, GaugeMetricFamily | CounterMetricFamily] = {
+        "slots": GaugeMetricFamily("mlx_mesh_worker_slots", "Jobs that a worker computes at once.", labels=["worker"]),
+        "in_flight": GaugeMetricFamily("mlx_mesh_worker_in_flight", "Jobs that a worker holds.", labels=["worker"]),
+        "served": CounterMetricFamily("mlx_mesh_worker_served", "Jobs that a worker finished.", labels=["worker"]),
+        "heard_s": GaugeMetricFamily("mlx_mesh_worker_silence_seconds", "Since its last message.", labels=["worker"]),
+    }
+    memory = GaugeMetricFamily("mlx_mesh_worker_memory_bytes", "Memory by kind.", labels=["worker", "kind"])
+    for worker in workers:
+        for name, family in families.items():
+            family.add_metric([worker["name"]], worker[name])
+        for kind, value in worker["memory"].items():
+            memory.add_metric([worker["name"], kind], value)
+    yield from families.values()
+    yield memory
+
+
+def _queues(snapshot: Snapshot) -> Iterator[Metric]:
+    waiting = GaugeMetricFamily("mlx_mesh_requests_waiting", "Requests queued.", labels=["op", "model", "lane"])
+    size = GaugeMetricFamily("mlx_mesh_queue_bytes", "Bytes of queued bodies.", labels=["op", "model"])
+    for queue in snapshot.status["queues"]:
+        for lane, count in queue["waiting"].items():
+            waiting.add_metric([queue["op"], queue["model"], lane], count)
+        size.add_metric([queue["op"], queue["model"]], queue["bytes"])
+    yield waiting
+    yield size

@@ -1,0 +1,283 @@
+"""The broker's loop: frames to events, events to the core, its actions to frames.
+
+All sockets are drained in batches without blocking. Between batches the loop sleeps on the sockets' descriptors. Those
+are edge-triggered and a send may use up an edge, so the loop sleeps only after a round in which nothing came in.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from threading import Event as ThreadEvent
+from typing import TYPE_CHECKING, Any
+
+import zmq
+
+from mlx_mesh_broker.control import Control
+from mlx_mesh_broker.core import actions, events
+from mlx_mesh_broker.logs import log
+from mlx_mesh_broker.outbox import RETRY_S, Outbox
+from mlx_mesh_broker.process_watch import ProcessWatch
+from mlx_mesh_broker.sleeper import Sleeper
+from mlx_mesh_broker.snapshot import Snapshot
+from mlx_mesh_broker.wake import Wake
+from mlx_mesh_wire import DecodeError, decode_header, encode_header, pack_body
+from mlx_mesh_wire.header import salvage_request_id
+from mlx_mesh_wire.messages import Command, Error, Events
+from mlx_mesh_wire.recorder import discard, read_running
+from mlx_mesh_wire.transport import OversizedMessage, receiver, sender
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from mlx_mesh_broker.core.broker import Broker
+    from mlx_mesh_broker.settings import BrokerSettings
+    from mlx_mesh_broker.sockets import Sockets
+
+BATCH = 64
+"""Messages taken from one socket before the others get their turn."""
+
+RECORDS_S = 0.1
+"""Interval of the per-request records on the event socket."""
+
+HELD_UP_S = 1.0
+"""A sleep that took this much longer than asked for means that the process was stopped or starved."""
+
+CHORES_S = 0.05
+"""How often operators, watchers and full connections get their turn while messages keep coming."""
+
+SLEEP_MAX_S = 1.0
+"""Longest sleep, so that being held up can be told from having nothing to do."""
+
+
+class Shell:
+    """Runs a core on real sockets until :meth:`stop` is called."""
+
+    def __init__(self, core: Broker, sockets: Sockets, settings: BrokerSettings, run_dir: Path) -> None:
+        self._core = core
+        self._sockets = sockets
+        self._run_dir = run_dir
+        self._receive_client = receiver(sockets.frontend, routed=True)
+        self._receive_worker = receiver(sockets.backend, routed=True)
+        self._receive_control = receiver(sockets.control, routed=True)
+        self._send_client = sender(sockets.frontend)
+        self._send_worker = sender(sockets.backend)
+        self._send_control = sender(sockets.control)
+        self._outbox = Outbox(settings.client_max_bytes)
+        self._watch = ProcessWatch()
+        self._control = Control(core, settings, self._feed, self._running_of)
+        self._wake = Wake()
+        self._asked: deque[tuple[ThreadEvent, list[Snapshot]]] = deque()
+        self._watchers: set[bytes] = set()
+        self._records_due = 0.0
+        self._chores_due = 0.0
+        self._stopping = False
+        self._now = time.monotonic()
+        self.counts = {"messages_in": 0, "messages_out": 0, "event_batches_dropped": 0}
+        self._do: dict[type, Callable[[Any], None]] = {
+            actions.ToClient: self._to_client,
+            actions.ToWorker: self._to_worker,
+            actions.Watch: lambda action: self._watch.watch(*action),
+            actions.Unwatch: lambda action: self._watch.unwatch(action.instance),
+            actions.Log: lambda action: log(action.level, action.event, **action.fields),
+        }
+
+    def stop(self) -> None:
+        """End :meth:`run`; may be called from a signal handler or another thread."""
+        self._stopping = True
+        self._wake.set()
+
+    def snapshot(self, timeout_s: float) -> Snapshot | None:
+        """Return a copy of all figures, made by the loop; to be called from another thread."""
+        done, result = ThreadEvent(), []  # type: ignore[var-annotated]
+        self._asked.append((done, result))
+        self._wake.set()
+        return result[0] if done.wait(timeout_s) else None
+
+    def run(self) -> None:
+        """Serve until stopped."""
+        hot = {self._sockets.frontend.fileno(), self._sockets.backend.fileno()}
+        with Sleeper([*hot, *self._cold_descriptors()]) as sleeper:
+            while not self._stopping:
+                while self._round():
+                    pass
+                timeout_s = self._timeout()
+                before = self._now
+                woken = sleeper.sleep(timeout_s)
+                self._now = now = time.monotonic()
+                if now - before > timeout_s + HELD_UP_S:
+                    self._feed(events.HeldUp(now - before - timeout_s))
+                due = self._core.next_wakeup()
+                if due is not None and due <= now:
+                    self._feed(events.Wakeup())
+                if now >= self._chores_due or not woken <= hot:
+                    self._chores_due = now + CHORES_S
+                    self._chores()
+
+    def close(self) -> None:
+        """Give back what was opened; the sockets belong to the caller."""
+        self._watch.close()
+        self._wake.close()
+
+    def _cold_descriptors(self) -> list[int]:
+        return [self._sockets.control.fileno(), self._sockets.events.fileno(), self._wake.fd, self._watch.fd]
+
+    def _timeout(self) -> float:
+        self._now = now = time.monotonic()
+        due = self._core.next_wakeup()
+        timeout_s = SLEEP_MAX_S if due is None else min(max(due - now, 0.0), SLEEP_MAX_S)
+        if self._outbox:
+            timeout_s = min(timeout_s, RETRY_S)
+            self._chores_due = min(self._chores_due, now + RETRY_S)
+        if self._watchers:
+            timeout_s = min(timeout_s, max(self._records_due - now, 0.0))
+        return timeout_s
+
+    def _round(self) -> int:
+        """Take a batch from each socket; return how many messages there were."""
+        self._now = time.monotonic()
+        taken = self._drain(self._receive_worker, self._from_worker, self._bad_worker)
+        taken += self._drain(self._receive_client, self._from_client, self._bad_client)
+        self.counts["messages_in"] += taken
+        return taken
+
+    def _drain(
+        self,
+        receive: Callable[[], list[bytes] | None],
+        handle: Callable[[list[bytes]], None],
+        refuse: Callable[[bytes, str, int, str], None],
+    ) -> int:
+        for taken in range(BATCH):
+            try:
+                frames = receive()
+                if frames is None:
+                    return taken
+                handle(frames)
+            except OversizedMessage as oversized:
+                refuse(oversized.first, oversized.reason, salvage_request_id(oversized.header), "TOO_LARGE")
+            except DecodeError as error:
+                refuse(frames[0], error.message, salvage_request_id(frames[1]), "PROTOCOL_ERROR")  # type: ignore[index]
+        return BATCH
+
+    def _from_client(self, frames: list[bytes]) -> None:
+        message = decode_header(frames[1])
+        if message is not None:
+            self._feed(events.FromClient(frames[0], message, frames[2:]))
+
+    def _from_worker(self, frames: list[bytes]) -> None:
+        message = decode_header(frames[1])
+        if message is not None:
+            self._feed(events.FromWorker(frames[0], message, frames[2:]))
+
+    def _bad_client(self, route: bytes, reason: str, request_id: int, code: str) -> None:
+        self._feed(events.BadClientMessage(route, reason, request_id, code))
+
+    def _bad_worker(self, route: bytes, reason: str, request_id: int, code: str) -> None:
+        self._feed(events.BadWorkerMessage(route, reason))
+
+    def _feed(self, event: events.Event) -> None:
+        do = self._do
+        for action in self._core.handle(self._now, event):
+            do[type(action)](action)
+
+    def _to_client(self, action: actions.ToClient) -> None:
+        route, message, frames = action
+        whole = [route, encode_header(message), *frames]
+        if self._outbox and route in self._outbox:
+            self._keep(route, whole)
+            return
+        try:
+            self._send_client(whole)
+        except zmq.Again:
+            self._keep(route, whole)
+        except zmq.ZMQError:
+            self._feed(events.ClientUnreachable(route, message, frames))
+
+    def _to_worker(self, action: actions.ToWorker) -> None:
+        try:
+            self._send_worker([action.route, encode_header(action.message), *action.frames])
+        except zmq.ZMQError:
+            self._feed(events.WorkerUnreachable(action.route))
+
+    def _keep(self, route: bytes, whole: Sequence[bytes]) -> None:
+        if not self._outbox.keep(route, whole):
+            self._feed(events.ClientClogged(route))
+
+    def _resend(self, route: bytes, whole: Sequence[bytes]) -> bool:
+        try:
+            self._send_client(whole)
+        except zmq.Again:
+            return False
+        except zmq.ZMQError:
+            self._outbox.drop(route)
+        return True
+
+    def _chores(self) -> None:
+        """Do what no request waits for."""
+        self._wake.clear()
+        for instance in self._watch.exited():
+            # What the worker sent before it died may still be on its way in.
+            while self._round():
+                pass
+            self._feed(events.ProcessExited(instance, read_running(self._run_dir, instance)))
+            discard(self._run_dir, instance)
+        while self._asked:
+            done, result = self._asked.popleft()
+            result.append(Snapshot(self._core.metrics, self._core.status(self._now), self.counts))
+            done.set()
+        if self._outbox:
+            self._outbox.retry(self._resend)
+        self._serve_control()
+        self._serve_watchers()
+
+    def _running_of(self, pid: int) -> frozenset[int] | None:
+        instance = self._core.instance_of(pid)
+        return read_running(self._run_dir, instance) if instance else None
+
+    def _serve_control(self) -> None:
+        while True:
+            try:
+                frames = self._receive_control()
+                if frames is None:
+                    return
+                message = decode_header(frames[1])
+            except OversizedMessage as oversized:
+                self._reply(oversized.first, Error(0, "TOO_LARGE", oversized.reason, False, 0))
+                continue
+            except DecodeError as error:
+                self._reply(frames[0], Error(0, "PROTOCOL_ERROR", error.message[:900], False, 0))  # type: ignore[index]
+                continue
+            if isinstance(message, Command):
+                self._reply(frames[0], *self._control.answer(self._now, message, frames[2:]))
+
+    def _reply(self, route: bytes, message: Any, body: Sequence[Any] = ()) -> None:
+        try:
+            self._send_control([route, encode_header(message), *body])
+        except zmq.ZMQError:
+            log("debug", "operator_gone", route=route.hex())
+
+    def _serve_watchers(self) -> None:
+        events_socket = self._sockets.events
+        while True:
+            try:
+                told = events_socket.recv(zmq.DONTWAIT)
+            except zmq.Again:
+                break
+            topic = told[1:]
+            (self._watchers.add if told[:1] == b"\x01" else self._watchers.discard)(topic)
+            self._core.record_requests = bool(self._watchers)
+        if not self._watchers or self._now < self._records_due:
+            return
+        self._records_due = self._now + RECORDS_S
+        records = self._core.take_records()
+        if records:
+            self._publish(b"requests", records)
+
+    def _publish(self, topic: bytes, records: list[dict[str, Any]]) -> None:
+        try:
+            self._sockets.events.send_multipart(
+                [topic, encode_header(Events(len(records))), *pack_body(records)], zmq.DONTWAIT
+            )
+        except zmq.Again:
+            self.counts["event_batches_dropped"] += 1
