@@ -15,11 +15,11 @@ import zmq
 
 from mlx_mesh_broker.core.broker import Broker
 from mlx_mesh_broker.lockfile import AlreadyRunningError, RunDirLock
-from mlx_mesh_broker.logs import log, set_up
 from mlx_mesh_broker.settings import METRICS_PORT, BrokerSettings, check_endpoints
 from mlx_mesh_broker.shell import Shell
 from mlx_mesh_broker.sockets import bind
 from mlx_mesh_wire.host import machine_id
+from mlx_mesh_wire.logs import log, set_up
 from mlx_mesh_wire.paths import RUN_DIR_VARIABLE, ensure_run_dir, run_dir
 from mlx_mesh_wire.settings import SettingsError, add_flags, config_file, load_settings
 

@@ -15,17 +15,17 @@ import zmq
 
 from mlx_mesh_broker.control import Control
 from mlx_mesh_broker.core import actions, events
-from mlx_mesh_broker.logs import log
 from mlx_mesh_broker.outbox import RETRY_S, Outbox
 from mlx_mesh_broker.process_watch import ProcessWatch
-from mlx_mesh_broker.sleeper import Sleeper
 from mlx_mesh_broker.snapshot import Snapshot
-from mlx_mesh_broker.wake import Wake
 from mlx_mesh_wire import DecodeError, decode_header, encode_header, pack_body
 from mlx_mesh_wire.header import salvage_request_id
+from mlx_mesh_wire.logs import log
 from mlx_mesh_wire.messages import Command, Error, Events
 from mlx_mesh_wire.recorder import discard, read_running
+from mlx_mesh_wire.sleeper import Sleeper
 from mlx_mesh_wire.transport import OversizedMessage, receiver, sender
+from mlx_mesh_wire.wake import Wake
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

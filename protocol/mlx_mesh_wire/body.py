@@ -18,6 +18,8 @@ from mlx_mesh_wire.errors import DecodeError, InvalidRequestError, TooLargeError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+Frame = bytes | memoryview
+
 EXT_TENSOR = 1
 
 ITEM_BYTES: dict[str, int] = {

@@ -113,11 +113,10 @@ def _bounds_error(layout: _Layout, index: int, given: int, low: int, high: int) 
     return DecodeError(f"{_name(layout, index)} {what} {given}, allowed are {low} to {high}")
 
 
-def _check_items(layout: _Layout, index: int, value: Any, kind: type) -> None:
+def _check_items(layout: _Layout, index: int, value: Any, kind: type[Any]) -> None:
     name = _name(layout, index)
-    if isinstance(value, dict):
-        if not all(type(key) is str for key in value):
-            raise DecodeError(f"{name} has a key that is not a string")
+    if isinstance(value, dict) and not all(type(key) is str for key in value):
+        raise DecodeError(f"{name} has a key that is not a string")
     items: list[Any] = list(value.values()) if isinstance(value, dict) else value
     for item in items:
         if type(item) is not kind:

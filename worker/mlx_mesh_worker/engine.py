@@ -9,10 +9,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
+from mlx_mesh_wire import MeshError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from mlx_mesh_wire import MeshError
     from mlx_mesh_worker.job import Job
 
 
@@ -30,6 +31,13 @@ class Result(NamedTuple):
     value: Any
 
 
+class RawResult(NamedTuple):
+    """The end of a job whose result is encoded already: ``frames`` are the body and its buffers."""
+
+    job: Job
+    frames: Sequence[bytes | memoryview]
+
+
 class Failure(NamedTuple):
     """The end of a job that could not be computed, although the engine is sound."""
 
@@ -37,7 +45,7 @@ class Failure(NamedTuple):
     error: MeshError
 
 
-Output = Chunk | Result | Failure
+Output = Chunk | Result | RawResult | Failure
 
 
 class EngineBrokenError(Exception):
@@ -51,8 +59,8 @@ class EngineLoadError(Exception):
 class Engine(ABC):
     """Serves ops on models.
 
-    A subclass sets ``ops`` and may set ``pure_ops`` (those whose result depends on the body alone), ``models`` (the first
-    is the default; empty serves any name) and ``slots`` (how many jobs it can make use of at once).
+    A subclass sets ``ops`` and may set ``pure_ops`` (those whose result depends on the body alone), ``models`` (the
+    first is the default; empty serves any name) and ``slots`` (how many jobs it can make use of at once).
     """
 
     ops: Sequence[str] = ()
@@ -62,17 +70,17 @@ class Engine(ABC):
     inline: ClassVar[bool] = False
     """True when a step takes microseconds: the runner then computes on the I/O thread and saves two thread switches."""
 
-    mark: Callable[[Iterable[Job]], None] = staticmethod(lambda jobs: None)
-    """Set by the runner. ``step`` calls it with the jobs it is about to compute, so that a crash is blamed on these alone."""
+    mark: Callable[[Iterable[Job]], None]
+    """Set by the runner. ``step`` calls it with the jobs it is about to compute, so that a crash is blamed on these."""
 
     def __init__(self, model: str = "") -> None:
         """Remember what ``--model`` said; do no work here."""
         self.model = model
 
-    def load(self) -> None:
+    def load(self) -> None:  # noqa: B027  nothing to load is a fine engine
         """Bring the model into memory. Raises EngineLoadError."""
 
-    def warm(self) -> None:
+    def warm(self) -> None:  # noqa: B027  likewise
         """Compute once, so that the first job is as fast as the next."""
 
     @abstractmethod
@@ -87,7 +95,7 @@ class Engine(ABC):
     def cancel(self, job: Job) -> None:
         """Forget an admitted job at once; nothing more is to be returned for it."""
 
-    def trim(self, level: int) -> None:
+    def trim(self, level: int) -> None:  # noqa: B027  likewise
         """Give memory back: 1 clears caches, 2 also shrinks batches."""
 
     def memory(self) -> dict[str, int]:
@@ -147,4 +155,4 @@ class BatchEngine(Engine):
 
     @staticmethod
     def _output(job: Job, result: Any) -> Output:
-        return Failure(job, result) if isinstance(result, Exception) else Result(job, result)
+        return Failure(job, result) if isinstance(result, MeshError) else Result(job, result)

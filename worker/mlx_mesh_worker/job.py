@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from mlx_mesh_wire import DecodeError, Flag, InvalidRequestError, unpack_body
@@ -10,6 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mlx_mesh_wire import messages
+    from mlx_mesh_wire.body import Frame
+    from mlx_mesh_worker.runner import Done
 
 
 class Job:
@@ -22,11 +25,13 @@ class Job:
         credit: chunks that the reader has room for.
         alone: must have a step of its own.
         frames: body and buffers, undecoded.
+        blocked: chunks wait for credit; an engine does well to compute something else meanwhile.
+        stale: the broker may not know ``id`` any more, since the connection was made anew.
     """
 
     __slots__ = (
-        "accepted", "affinity", "alone", "attempt", "credit", "deadline", "frames", "id", "key", "lane", "model", "op",
-        "seq", "started", "stream", "traceparent",
+        "accepted", "affinity", "alone", "attempt", "backlog", "credit", "deadline", "ended", "frames", "id", "key",
+        "lane", "model", "op", "seq", "stale", "started", "stream", "traceparent",
     )  # fmt: skip
 
     def __init__(self, message: messages.Job, frames: Sequence[bytes], now: float) -> None:
@@ -46,6 +51,14 @@ class Job:
         self.affinity = message.affinity
         self.traceparent = message.traceparent
         self.frames = frames
+        self.stale = False
+        self.backlog: deque[Sequence[Frame]] = deque()
+        self.ended: Done | None = None
+
+    @property
+    def blocked(self) -> bool:
+        """Whether chunks wait for the reader's credit."""
+        return bool(self.backlog)
 
     def value(self, *, lenient_text: bool = False) -> Any:
         """Return the decoded body.

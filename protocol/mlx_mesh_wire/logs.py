@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
-logger = logging.getLogger("mlx_mesh.broker")
+logger = logging.getLogger("mlx_mesh")
 
 
 class _Console(logging.Formatter):

@@ -1,4 +1,4 @@
-"""Wakes the loop from signal handlers and other threads."""
+"""Wakes an I/O loop from signal handlers and other threads."""
 
 from __future__ import annotations
 

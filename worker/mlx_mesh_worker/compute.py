@@ -1,0 +1,143 @@
+"""The compute thread: loads the engine, warms it up, and steps it for as long as there is work.
+
+Everything that touches MLX happens here, since its streams belong to a thread. Inline engines are stepped by the I/O
+thread with the same runner; they are loaded there too.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+from mlx_mesh_worker.engines import find_engine
+from mlx_mesh_worker.runner import Runner
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from mlx_mesh_worker.engine import Engine
+    from mlx_mesh_worker.runner import Outcome
+    from mlx_mesh_worker.settings import WorkerSettings
+
+MEMORY_S = 0.5
+"""How often the engine is asked for its memory figures, at most."""
+
+
+class Phases:
+    """Milliseconds that the parts of the start took."""
+
+    def __init__(self) -> None:
+        self.import_ms = 0.0
+        self.load_ms = 0.0
+        self.warm_ms = 0.0
+
+
+class Compute:
+    """Owns the engine and its runner.
+
+    Args:
+        settings: which engine and model, how many failures.
+        record: writes the flight recorder.
+        report: gets the text of tracebacks.
+        wake: called when there are outcomes, when the engine is ready, and when it broke.
+
+    Attributes:
+        engine: None until its class was found.
+        runner: None until the engine is warm.
+        failure: what ended the thread.
+        loading_since: when loading began.
+    """
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        record: Callable[[Sequence[int]], None],
+        report: Callable[[str], None],
+        wake: Callable[[], None],
+    ) -> None:
+        self._settings = settings
+        self._record = record
+        self._report = report
+        self._wake = wake
+        self._go = threading.Event()
+        self._stopping = False
+        self._thread: threading.Thread | None = None
+        self._memory_due = 0.0
+        self.outcomes: deque[Outcome] = deque()
+        self.engine: Engine | None = None
+        self.runner: Runner | None = None
+        self.failure: BaseException | None = None
+        self.loading_since = time.monotonic()
+        self.phases = Phases()
+        self.memory: dict[str, int] = {}
+
+    def start(self) -> None:
+        """Find the engine; load it on a thread of its own, unless it is inline.
+
+        Raises:
+            EngineLoadError: there is no such engine, or an inline one cannot load.
+        """
+        before = time.monotonic()
+        cls = find_engine(self._settings.engine)
+        self.engine = cls(self._settings.model)
+        self.phases.import_ms = (time.monotonic() - before) * 1e3
+        if cls.inline:
+            self._load(self.engine)
+        else:
+            self._thread = threading.Thread(target=self._main, args=(self.engine,), name="compute", daemon=True)
+            self._thread.start()
+
+    def go(self) -> None:
+        """There may be something to do: run an inline engine now, wake the thread otherwise."""
+        if self._thread is not None:
+            self._go.set()
+        elif self.runner is not None and self.runner.busy:
+            self.outcomes.extend(self.runner.turn())
+
+    def stop(self, timeout_s: float) -> None:
+        """End the thread after the step under way."""
+        self._stopping = True
+        self._go.set()
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+
+    def _load(self, engine: Engine) -> None:
+        before = time.monotonic()
+        engine.load()
+        loaded = time.monotonic()
+        engine.warm()
+        self.phases.load_ms = (loaded - before) * 1e3
+        self.phases.warm_ms = (time.monotonic() - loaded) * 1e3
+        self._measure(time.monotonic())
+        self.runner = Runner(engine, time.monotonic, self._record, self._report, self._settings.failures_max)
+
+    def _main(self, engine: Engine) -> None:
+        try:
+            self._load(engine)
+            self._wake()
+            assert self.runner is not None  # noqa: S101  just loaded
+            self._serve(self.runner)
+        except BaseException as error:  # noqa: BLE001  the I/O thread says what it was and exits
+            self.failure = error
+            self._wake()
+
+    def _serve(self, runner: Runner) -> None:
+        while not self._stopping:
+            if not runner.busy:
+                self._go.wait()
+                self._go.clear()
+                continue
+            outcomes = runner.turn()
+            if outcomes:
+                self.outcomes.extend(outcomes)
+                self._wake()
+            now = time.monotonic()
+            if now >= self._memory_due:
+                self._measure(now)
+
+    def _measure(self, now: float) -> None:
+        assert self.engine is not None  # noqa: S101  it is loaded
+        self._memory_due = now + MEMORY_S
+        self.memory = self.engine.memory()

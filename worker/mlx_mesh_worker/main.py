@@ -1,0 +1,65 @@
+"""``mlx-mesh-worker``: load an engine, serve it, leave in good order."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import traceback
+from typing import TYPE_CHECKING
+
+from mlx_mesh_wire.logs import log, set_up
+from mlx_mesh_wire.paths import ensure_run_dir, ipc_endpoint, run_dir
+from mlx_mesh_wire.settings import SettingsError, add_flags, config_file, load_settings
+from mlx_mesh_worker.engine import EngineBrokenError, EngineLoadError
+from mlx_mesh_worker.settings import WorkerSettings
+from mlx_mesh_worker.shell import Shell, install_signals
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+EXIT_BROKEN = 1
+EXIT_USAGE = 2
+EXIT_CONFIG = 78
+"""EX_CONFIG of sysexits.h: starting again will not help, so supervisord is told not to."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a worker until SIGTERM; return the exit status."""
+    try:
+        settings = _settings(argv)
+        directory = run_dir()
+        ensure_run_dir(directory)
+    except (SettingsError, ValueError, OSError) as error:
+        print(f"mlx-mesh-worker: {error}", file=sys.stderr)  # noqa: T201  the log is not set up yet
+        return EXIT_USAGE
+    set_up(settings.log_level, settings.log_format)
+    shell = Shell(settings, settings.broker or ipc_endpoint("backend"), directory)
+    install_signals(shell)
+    try:
+        return shell.run()
+    except EngineLoadError as error:
+        log("error", "cannot_load", engine=settings.engine, reason=str(error))
+        return EXIT_CONFIG
+    except EngineBrokenError as error:
+        log("error", "engine_broken", engine=settings.engine, reason=str(error))
+        return EXIT_BROKEN
+    except Exception as error:  # noqa: BLE001  whatever it was, say it, exit non-zero and be started again
+        log("error", "crashed", reason=repr(error), traceback=traceback.format_exc())
+        return EXIT_BROKEN
+
+
+def _settings(argv: Sequence[str] | None) -> WorkerSettings:
+    parser = argparse.ArgumentParser(
+        prog="mlx-mesh-worker",
+        description="Serve an engine. Every flag may also stand in [worker] of mesh.toml or in "
+        "MLX_MESH_WORKER_<NAME>; MLX_MESH_RUN_DIR says where the broker is.",
+    )
+    add_flags(parser, WorkerSettings)
+    settings = load_settings(WorkerSettings, "worker", file=config_file(), flags=vars(parser.parse_args(argv)))
+    if not settings.engine:
+        raise SettingsError("--engine is missing; allowed: echo, embed, or package.module:Class")
+    return settings
+
+
+if __name__ == "__main__":
+    sys.exit(main())

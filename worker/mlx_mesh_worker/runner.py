@@ -1,0 +1,237 @@
+"""Drives one engine: commands before every step, then one step. All of it on the compute thread; it reads no clock."""
+
+from __future__ import annotations
+
+import traceback
+from collections import deque
+from typing import TYPE_CHECKING, NamedTuple
+
+from mlx_mesh_wire import DeadlineExceededError, EngineError, MeshError, pack_body
+from mlx_mesh_worker.engine import Chunk, EngineBrokenError, Failure, RawResult
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from mlx_mesh_wire.body import Frame
+    from mlx_mesh_worker.engine import Engine, Output
+    from mlx_mesh_worker.job import Job
+
+
+class Admit(NamedTuple):
+    """Compute this job."""
+
+    job: Job
+
+
+class Cancel(NamedTuple):
+    """Forget this job; nobody wants its answer."""
+
+    job: Job
+
+
+class Withdraw(NamedTuple):
+    """Give this job back if it has not begun."""
+
+    job: Job
+
+
+class Trim(NamedTuple):
+    """Give memory back."""
+
+    level: int
+
+
+Command = Admit | Cancel | Withdraw | Trim
+
+
+class Piece(NamedTuple):
+    """A chunk of a stream, encoded."""
+
+    job: Job
+    frames: Sequence[Frame]
+
+
+class Done(NamedTuple):
+    """The end of a job: its encoded result, or why there is none."""
+
+    job: Job
+    frames: Sequence[Frame]
+    error: MeshError | None
+    finished: float
+
+
+class Returned(NamedTuple):
+    """The job had not begun and may be given to another worker."""
+
+    job: Job
+
+
+Outcome = Piece | Done | Returned
+
+
+class Runner:
+    """One engine and the jobs that it was given.
+
+    Args:
+        engine: loaded and warmed up on the thread that calls :meth:`turn`.
+        clock: seconds, the clock of ``Job.deadline``.
+        record: told the job ids of every step before it, and nothing after it, for the flight recorder.
+        report: gets the text of a traceback.
+        failures_max: steps in a row that may fail before the engine counts as broken.
+
+    Attributes:
+        progress: steps done so far.
+        running: the jobs of the step under way.
+        step_since: when that step began; None between steps.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        clock: Callable[[], float],
+        record: Callable[[Sequence[int]], None],
+        report: Callable[[str], None],
+        failures_max: int = 5,
+    ) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._record = record
+        self._report = report
+        self._failures_max = failures_max
+        self._failures = 0
+        self._jobs: dict[Job, None] = {}
+        self._next_expiry = float("inf")
+        self.commands: deque[Command] = deque()
+        self.progress = 0
+        self.running: list[Job] = []
+        self.step_since: float | None = None
+        self._blamed = False
+        engine.mark = self._mark
+
+    @property
+    def busy(self) -> bool:
+        """Whether ``turn`` has something to do: a command, or a job whose reader has room."""
+        return bool(self.commands) or not all(job.blocked for job in self._jobs)
+
+    def turn(self) -> list[Outcome]:
+        """Obey the commands so far, drop what has expired, do one step; return what came of it.
+
+        Raises:
+            EngineBrokenError: the engine cannot go on.
+        """
+        outcomes: list[Outcome] = []
+        commands = self.commands
+        while commands:
+            self._obey(commands.popleft(), outcomes)
+        if not self._jobs:
+            return outcomes
+        now = self._clock()
+        if now >= self._next_expiry:
+            self._expire(now, outcomes)
+        if not all(job.blocked for job in self._jobs):
+            self._step(now, outcomes)
+        return outcomes
+
+    def _obey(self, command: Command, outcomes: list[Outcome]) -> None:
+        if isinstance(command, Admit):
+            self._admit(command.job, outcomes)
+        elif isinstance(command, Trim):
+            self._engine.trim(command.level)
+        elif command.job in self._jobs and (isinstance(command, Cancel) or not command.job.started):
+            self._forget(command.job)
+            if isinstance(command, Withdraw):
+                outcomes.append(Returned(command.job))
+
+    def _admit(self, job: Job, outcomes: list[Outcome]) -> None:
+        if self._clock() >= job.deadline:
+            outcomes.append(self._failed(job, _expired()))
+            return
+        try:
+            self._engine.admit(job)
+        except MeshError as error:
+            outcomes.append(self._failed(job, error))
+        except Exception as error:  # noqa: BLE001  an engine is anybody's code; its error is the job's, not ours
+            outcomes.append(self._failed(job, self._engine_error(error)))
+        else:
+            self._jobs[job] = None
+            self._next_expiry = min(self._next_expiry, job.deadline)
+
+    def _expire(self, now: float, outcomes: list[Outcome]) -> None:
+        for job in [job for job in self._jobs if now >= job.deadline]:
+            self._forget(job)
+            outcomes.append(self._failed(job, _expired()))
+        self._next_expiry = min((job.deadline for job in self._jobs), default=float("inf"))
+
+    def _forget(self, job: Job) -> None:
+        del self._jobs[job]
+        self._engine.cancel(job)
+
+    def _mark(self, jobs: Iterable[Job]) -> None:
+        self.running = running = list(jobs)
+        self._blamed = True
+        now = self._clock()
+        for job in running:
+            job.started = job.started or now
+        self._record([job.id for job in running])
+
+    def _step(self, now: float, outcomes: list[Outcome]) -> None:
+        self._blamed = False
+        self.step_since = now
+        try:
+            outputs = self._engine.step()
+        except EngineBrokenError:
+            raise
+        except Exception as error:  # noqa: BLE001  the jobs of this step fail, the process goes on
+            self._step_failed(error, outcomes)
+        else:
+            self._failures = 0
+            for output in outputs:
+                outcome = self._encode(output)
+                if outcome is not None:
+                    outcomes.append(outcome)
+        finally:
+            self.step_since = None
+            self.running = []
+            self._record(())
+        self.progress += 1
+
+    def _step_failed(self, error: Exception, outcomes: list[Outcome]) -> None:
+        why = self._engine_error(error)
+        for job in self.running if self._blamed else list(self._jobs):
+            if job in self._jobs:
+                self._forget(job)
+                outcomes.append(self._failed(job, why))
+        self._failures += 1
+        if self._failures >= self._failures_max:
+            raise EngineBrokenError(f"{self._failures} steps in a row failed, the last with {error!r}") from error
+
+    def _encode(self, output: Output) -> Outcome | None:
+        job = output.job
+        if job not in self._jobs:
+            return None
+        if type(output) is Chunk:
+            return Piece(job, pack_body(output.value))
+        del self._jobs[job]
+        now = self._clock()
+        job.started = job.started or now
+        if type(output) is RawResult:
+            return Done(job, output.frames, None, now)
+        if type(output) is Failure:
+            return self._failed(job, output.error)
+        try:
+            return Done(job, pack_body(output.value), None, now)  # type: ignore[union-attr]
+        except MeshError as error:
+            return self._failed(job, EngineError(f"the result cannot be sent: {error.message}"))
+
+    def _failed(self, job: Job, error: Exception) -> Done:
+        if not isinstance(error, MeshError):
+            error = self._engine_error(error)
+        return Done(job, pack_body(error.details) if error.details else (), error, self._clock())
+
+    def _engine_error(self, error: Exception) -> EngineError:
+        self._report("".join(traceback.format_exception(error)))
+        return EngineError(f"{type(error).__name__}: {error}"[:800])
+
+
+def _expired() -> DeadlineExceededError:
+    return DeadlineExceededError("the deadline passed before the worker came to it")

@@ -1,0 +1,24 @@
+"""What a worker can be told; the ``[worker]`` section of ``mesh.toml``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mlx_mesh_wire.settings import setting
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """Times in seconds."""
+
+    engine: str = setting("", help="echo, embed, or package.module:Class")
+    model: str = setting("", help="a folder or the name of a model; empty for the engine's default")
+    name: str = setting("", help="name shown to operators; empty for the engine's name and the pid")
+    broker: str = setting("", help="the broker's backend endpoint; empty for the one in the run directory")
+    slots: int = setting(0, low=0, high=4096, help="jobs taken at once; 0 for what the engine asks for")
+    drain_s: float = setting(30.0, low=0, high=3600, help="how long SIGTERM waits for what has begun")
+    load_max_s: float = setting(300.0, low=1, high=86400, help="longest time to load and warm up before giving up")
+    stuck_s: float = setting(120.0, low=1, high=86400, help="longest time for one step before the process is ended")
+    failures_max: int = setting(5, low=1, high=1000, help="steps in a row that may fail before the process exits")
+    log_level: str = setting("info", choices=("debug", "info", "warning", "error"), help="least level that is logged")
+    log_format: str = setting("console", choices=("console", "json"), help="lines for people or for machines")

@@ -1,0 +1,289 @@
+"""The worker's I/O thread: the socket, the beats, the watchdogs and the signals."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import secrets
+import signal
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import zmq
+
+from mlx_mesh_wire import DecodeError, decode_header, encode_header, limits, messages
+from mlx_mesh_wire.host import own_identity
+from mlx_mesh_wire.logs import log
+from mlx_mesh_wire.recorder import FlightRecorder
+from mlx_mesh_wire.sleeper import Sleeper
+from mlx_mesh_wire.transport import OversizedMessage, receiver, sender
+from mlx_mesh_wire.wake import Wake
+from mlx_mesh_worker.compute import Compute
+from mlx_mesh_worker.session import Leave, Reconnect, Send, Session, Vitals
+from mlx_mesh_worker.versions import versions
+from mlx_mesh_worker.vitals import age_s, resident_bytes
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mlx_mesh_worker.engine import Engine
+    from mlx_mesh_worker.settings import WorkerSettings
+
+EXIT_STUCK = 70
+"""EX_SOFTWARE of sysexits.h: the process ended itself because it no longer computed."""
+
+LOADING_AFTER_S = 0.3
+"""An engine that loads faster than this says READY and nothing before."""
+
+BATCH = 64
+"""Messages taken in before outcomes are sent."""
+
+LINGER_MS = 500
+RECONNECT_MS = 50
+RECONNECT_MAX_MS = 500
+"""A broker on the same machine is back within a second; waiting longer only delays its first jobs."""
+
+
+class Shell:
+    """One worker process."""
+
+    def __init__(self, settings: WorkerSettings, endpoint: str, run_dir: Path) -> None:
+        self._settings = settings
+        self._endpoint = endpoint
+        self._instance = secrets.token_bytes(limits.SESSION_BYTES)
+        self._recorder = FlightRecorder(run_dir, self._instance)
+        self._wake = Wake()
+        self._compute = Compute(
+            settings, self._recorder.begin, lambda text: log("error", "engine_error", traceback=text), self._wake.set
+        )
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._terms = 0
+        self._drain_until = float("inf")
+        self._left = False
+        self._announced = False
+        self._watched = 0.0
+
+    def signalled(self) -> None:
+        """SIGTERM or SIGINT came: the first drains, the second hurries."""
+        self._terms += 1
+        self._wake.set()
+
+    def run(self) -> int:
+        """Serve until told to leave; return the exit status.
+
+        Raises:
+            EngineLoadError: the engine cannot be had.
+            EngineBrokenError: the engine cannot go on.
+        """
+        self._connect()
+        self._compute.start()
+        self._session = Session(self._info(), time.monotonic())
+        try:
+            while not self._left:
+                self._serve()
+        finally:
+            self._close()
+        return 0
+
+    def _serve(self) -> None:
+        """Keep one connection until it is thrown away or the worker leaves."""
+        socket = self._socket
+        with Sleeper([socket.fileno(), self._wake.fd]) as sleeper:
+            while not self._left_or_new(socket):
+                while self._receive_batch() or self._collect():
+                    pass
+                now = time.monotonic()
+                self._chores(now)
+                if self._left_or_new(socket) or self._receive_batch() or self._collect():
+                    continue
+                if self._wake.fd in sleeper.sleep(max(0.0, self._next_chore() - now)):
+                    self._wake.clear()
+
+    def _left_or_new(self, socket: zmq.Socket[bytes]) -> bool:
+        return self._left or self._socket is not socket
+
+    def _connect(self) -> None:
+        socket = self._context.socket(zmq.DEALER)
+        socket.set(zmq.LINGER, LINGER_MS)
+        socket.set(zmq.SNDHWM, 0)
+        socket.set(zmq.RCVHWM, 0)
+        socket.set(zmq.MAXMSGSIZE, limits.MESSAGE_MAX_BYTES)
+        socket.set(zmq.RECONNECT_IVL, RECONNECT_MS)
+        socket.set(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
+        socket.set(zmq.TCP_KEEPALIVE, 1)
+        socket.connect(self._endpoint)
+        self._socket = socket
+        self._receive = receiver(socket)
+        self._send = sender(socket)
+
+    def _receive_batch(self) -> bool:
+        now = time.monotonic()
+        session = self._session
+        taken = 0
+        while taken < BATCH:
+            try:
+                frames = self._receive()
+                if frames is None:
+                    break
+                taken += 1
+                message = decode_header(frames[0])
+            except (OversizedMessage, DecodeError) as error:
+                log("warning", "bad_message", reason=str(error))
+                continue
+            if message is not None:
+                session.message(now, message, frames[1:])
+        if taken:
+            self._flush()
+        return taken > 0
+
+    def _collect(self) -> bool:
+        """Take what the compute thread made; for an inline engine, make it now."""
+        compute = self._compute
+        compute.go()
+        outcomes = compute.outcomes
+        if not outcomes:
+            return False
+        now = time.monotonic()
+        while outcomes:
+            self._session.outcome(now, outcomes.popleft())
+        self._flush()
+        return True
+
+    def _flush(self) -> None:
+        runner = self._compute.runner
+        for action in self._session.take():
+            kind = type(action)
+            if kind is Send:
+                self._send([encode_header(action.message), *action.frames])  # type: ignore[union-attr]
+            elif kind is Leave:
+                self._left = True
+            elif kind is Reconnect:
+                self._reconnect()
+            elif runner is not None:
+                runner.commands.append(action)  # type: ignore[arg-type]
+
+    def _reconnect(self) -> None:
+        log("warning", "broker_silent", endpoint=self._endpoint, hint="connecting anew")
+        self._socket.close(0)
+        self._connect()
+        if self._announced:
+            self._session.connected(time.monotonic())
+            self._flush()
+
+    def _chores(self, now: float) -> None:
+        compute, session = self._compute, self._session
+        if compute.failure is not None:
+            raise compute.failure
+        if not session.ready:
+            self._while_loading(now)
+        self._obey_signals(now)
+        if self._announced:
+            session.tick(now, self._vitals)
+            self._flush()
+        self._watch(now)
+
+    def _while_loading(self, now: float) -> None:
+        compute = self._compute
+        if compute.runner is not None:
+            self._announced = True
+            self._session.loaded(self._info(), now)
+            self._flush()
+            phases = compute.phases
+            log(
+                "info",
+                "worker_ready",
+                engine=self._settings.engine,
+                model=",".join(self._engine.models),
+                pid=os.getpid(),
+                import_ms=round(phases.import_ms),
+                load_ms=round(phases.load_ms),
+                warm_ms=round(phases.warm_ms),
+                total_ms=round(age_s() * 1e3),
+            )
+        elif not self._announced and now - compute.loading_since >= LOADING_AFTER_S:
+            self._announced = True
+            self._session.connected(now)
+            self._flush()
+
+    def _obey_signals(self, now: float) -> None:
+        if not self._terms:
+            return
+        if not self._session.ready or self._terms > 1 or now >= self._drain_until:
+            self._session.abandon("told to hurry" if self._terms > 1 else "drain time is over")
+        elif self._drain_until == float("inf"):
+            log("info", "draining", held=len(self._session.jobs))
+            self._drain_until = now + self._settings.drain_s
+            self._session.drain(now)
+        self._flush()
+
+    def _watch(self, now: float) -> None:
+        """End a process that no longer computes. The timer in C also catches an engine that holds the interpreter."""
+        if now < self._watched + 1.0:
+            return
+        self._watched = now
+        settings, compute = self._settings, self._compute
+        faulthandler.dump_traceback_later(settings.stuck_s + 5, exit=True)
+        since = compute.runner.step_since if compute.runner else compute.loading_since
+        limit = settings.stuck_s if compute.runner else settings.load_max_s
+        if since is not None and now - since > limit:
+            what = "step" if compute.runner else "loading"
+            log("error", "stuck", what=what, seconds=round(now - since, 1), limit=limit)
+            faulthandler.dump_traceback(all_threads=True)
+            sys.stderr.flush()
+            os._exit(EXIT_STUCK)
+
+    def _next_chore(self) -> float:
+        if self._session.ready:
+            return min(self._session.next_tick(), self._watched + 1.0, self._drain_until)
+        return time.monotonic() + 0.05
+
+    def _vitals(self) -> Vitals:
+        runner = self._compute.runner
+        warm = self._engine.warm_models() if runner else ()
+        memory = {"rss": resident_bytes(), **self._compute.memory}
+        if runner is None:
+            return Vitals(0, (), warm, memory)
+        return Vitals(runner.progress, [job.id for job in runner.running], warm, memory)
+
+    @property
+    def _engine(self) -> Engine:
+        assert self._compute.engine is not None  # noqa: S101  start() sets it
+        return self._compute.engine
+
+    def _info(self) -> messages.Ready:
+        engine, settings = self._engine, self._settings
+        host, machine, pid, pid_start = own_identity()
+        return messages.Ready(
+            major=limits.PROTOCOL_MAJOR,
+            minor=limits.PROTOCOL_MINOR,
+            instance=self._instance,
+            name=settings.name or f"{settings.engine.rpartition(':')[2].lower()}-{pid}",
+            host=host,
+            machine=machine,
+            pid=pid,
+            pid_start=pid_start,
+            ops=list(engine.ops),
+            pure_ops=list(engine.pure_ops),
+            models=list(engine.models),
+            slots=settings.slots or engine.slots,
+            load_max_ms=int(settings.load_max_s * 1000),
+            versions=versions(),
+        )
+
+    def _close(self) -> None:
+        faulthandler.cancel_dump_traceback_later()
+        self._compute.stop(1.0)
+        self._socket.close(LINGER_MS)
+        self._context.term()
+        self._wake.close()
+        self._recorder.close()
+        log("info", "worker_stopped")
+
+
+def install_signals(shell: Shell) -> None:
+    """Have SIGTERM and SIGINT drain, SIGUSR1 print every stack, and crashes leave a traceback."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: shell.signalled())
+    faulthandler.enable()
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
