@@ -1,0 +1,148 @@
+"""``make demo``: a mesh of its own from start to stop, with real text; everything is gone afterwards.
+
+It starts broker and workers under supervisord in a temporary run directory, embeds the project's documentation and
+the standard library's docstrings, answers questions by semantic search, and compares a warm call with a process
+that is spawned for every call.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+from operator import mul
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlx_mesh.cli import status, up
+from mlx_mesh.cli.demo_texts import paragraphs
+from mlx_mesh.cli.output import EXIT_INTERRUPTED, EXIT_OK, CommandError, count, note, say
+from mlx_mesh.cli.starting import wait_until_ready
+from mlx_mesh.cli.supervisor import Supervisor
+from mlx_mesh.cli.table import duration, milliseconds, percentile, table
+from mlx_mesh_wire import MeshError
+from mlx_mesh_wire.paths import ENDPOINT_VARIABLE, RUN_DIR_VARIABLE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mlx_mesh import Mesh
+    from mlx_mesh.cli.demo_texts import Paragraph
+
+QUESTIONS = (
+    "What happens to a request when the worker that computes it is killed?",
+    "How do I run another program and collect what it prints?",
+    "Where can I keep a file that is removed by itself?",
+    "How do several threads wait for each other?",
+)
+TOP = 3
+WARM_CALLS = 100
+COLD_CALLS = 3
+READY_WITHIN_S = 120.0
+STOPPED_WITHIN_S = 90.0
+
+COLD_CALL = """\
+import sys
+from mlx_mesh_worker.engines.embed.once import embed_once
+print(len(embed_once(sys.argv[1:])[0]))
+"""
+"""What a service without a mesh does for every call: start Python, load the model, embed one text, exit."""
+
+
+def main() -> int:
+    """Run the demo; stop all that it started however it ends."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    directory = Path(tempfile.mkdtemp(prefix="mesh-", dir="/tmp"))
+    os.environ[RUN_DIR_VARIABLE] = str(directory)
+    os.environ.pop(ENDPOINT_VARIABLE, None)
+    supervisor = Supervisor(directory)
+    try:
+        _show(directory, supervisor)
+    except KeyboardInterrupt:
+        note("interrupted")
+        return EXIT_INTERRUPTED
+    except (CommandError, MeshError, OSError) as error:
+        note(f"demo: {error}")
+        return 1
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        up.stop(supervisor, STOPPED_WITHIN_S)
+        shutil.rmtree(directory, ignore_errors=True)
+    say("\nEverything is stopped.")
+    return EXIT_OK
+
+
+def _show(directory: Path, supervisor: Supervisor) -> None:
+    from mlx_mesh import Mesh
+
+    _title("A broker and two workers under supervisord")
+    sys.stdout.flush()
+    up.start(directory, supervisor, up.default_conf())
+    wait_until_ready(supervisor, directory, READY_WITHIN_S)
+    with Mesh() as mesh:
+        texts = paragraphs()
+        vectors = _embed(mesh, texts)
+        for question in QUESTIONS:
+            _answer(mesh, question, texts, vectors)
+        _compare(mesh)
+        _title("The workers (mlx-mesh status)")
+        say(status.render({**mesh.status(), "processes": supervisor.processes()}))
+
+
+def _embed(mesh: Mesh, texts: Sequence[Paragraph]) -> list[list[float]]:
+    _title(f"Embedding {count(len(texts), 'paragraph')} of documentation in the bulk lane")
+    started = time.perf_counter()
+    result = mesh.embed([paragraph.text for paragraph in texts], lane="bulk", timeout=300.0)
+    seconds = time.perf_counter() - started
+    tokens = sum(result.tokens)
+    say(
+        f"{duration(seconds)}: {len(texts) / seconds:,.0f} texts/s, {tokens / seconds:,.0f} tokens/s, "
+        f"vectors of {result.dimension} numbers by {result.model}"
+    )
+    return result.tolist()
+
+
+def _answer(mesh: Mesh, question: str, texts: Sequence[Paragraph], vectors: Sequence[Sequence[float]]) -> None:
+    started = time.perf_counter()
+    asked = mesh.embed([question], lane="interactive", timeout=10.0)[0]
+    seconds = time.perf_counter() - started
+    scores = [sum(map(mul, asked, vector)) for vector in vectors]
+    best = sorted(range(len(texts)), key=scores.__getitem__, reverse=True)[:TOP]
+    _title(f"{question}   ({milliseconds(seconds)})")
+    for i in best:
+        say(f"{scores[i]:.3f}  {texts[i].place}")
+        say(textwrap.indent(textwrap.fill(textwrap.shorten(texts[i].text, 200, placeholder=" ..."), 110), "       "))
+
+
+def _compare(mesh: Mesh) -> None:
+    _title("One text at a time: warm workers beside a process for every call")
+    warm, cold = [], []
+    for i in range(WARM_CALLS):
+        started = time.perf_counter()
+        mesh.embed([f"sentence number {i} that was not asked for before"], lane="interactive", timeout=10.0)
+        warm.append(time.perf_counter() - started)
+    for i in range(COLD_CALLS):
+        started = time.perf_counter()
+        command = [sys.executable, "-c", COLD_CALL, f"sentence number {i} for a cold process"]
+        subprocess.run(command, check=True, capture_output=True)  # noqa: S603  this interpreter, fixed text
+        cold.append(time.perf_counter() - started)
+    rows = [
+        (name, len(times), *(milliseconds(percentile(sorted(times), share)) for share in (0.5, 0.95)))
+        for name, times in (("through the mesh", warm), ("process per call", cold))
+    ]
+    say(table(("", "CALLS", "P50", "P95"), rows, right="CALLS P50 P95"))
+    ratio = percentile(sorted(cold), 0.5) / percentile(sorted(warm), 0.5)
+    say(f"a warm call is {ratio:,.0f} times faster")
+
+
+def _title(text: str) -> None:
+    say(f"\n== {text}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

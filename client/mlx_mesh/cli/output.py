@@ -1,0 +1,44 @@
+"""What a command says: results to stdout, remarks to stderr, and failures as one line with what to do."""
+
+from __future__ import annotations
+
+import sys
+from typing import NoReturn
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+
+class CommandError(Exception):
+    """A command cannot do what it was asked; the message is one line that also says what to do.
+
+    Attributes:
+        status: the exit status.
+    """
+
+    def __init__(self, message: str, status: int = EXIT_FAILED) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def fail(message: str, status: int = EXIT_FAILED) -> NoReturn:
+    """Raise :class:`CommandError`."""
+    raise CommandError(message, status)
+
+
+def say(text: str = "") -> None:
+    """Write a line of the result to stdout."""
+    sys.stdout.write(text + "\n")
+
+
+def note(text: str) -> None:
+    """Write a remark to stderr, at once."""
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+def count(number: int, singular: str, plural: str = "") -> str:
+    """Return ``1 text`` or ``1,234 texts``."""
+    return f"{number:,} {singular if number == 1 else plural or singular + 's'}"

@@ -1,0 +1,129 @@
+"""``mlx-mesh status``: workers, queues and what the broker has done, as tables or JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from mlx_mesh.cli.connect import require_broker
+from mlx_mesh.cli.output import EXIT_OK, count, say
+from mlx_mesh.cli.supervisor import Supervisor
+from mlx_mesh.cli.table import duration, size, table
+from mlx_mesh_wire.paths import run_dir
+
+if TYPE_CHECKING:
+    import argparse
+
+LANES = ("interactive", "standard", "bulk")
+CLEAR_SCREEN = "\x1b[H\x1b[2J"
+
+
+def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add ``status``."""
+    parser = commands.add_parser("status", help="show workers and queues", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="all figures as one JSON object, for scripts")
+    parser.add_argument(
+        "--watch",
+        nargs="?",
+        type=float,
+        const=2.0,
+        metavar="SECONDS",
+        help="show it again and again (default: every 2 s)",
+    )
+    parser.add_argument(
+        "--timeout", type=float, default=5.0, help="seconds to wait for the broker (default: %(default)g)"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Show the status once, or until interrupted."""
+    from mlx_mesh import Mesh
+
+    require_broker()
+    with Mesh() as mesh:
+        before: dict[str, Any] | None = None
+        while True:
+            found = {**mesh.status(timeout=args.timeout), "processes": Supervisor(run_dir()).processes()}
+            text = json.dumps(found) if args.json else render(found, before)
+            if args.watch and not args.json and sys.stdout.isatty():
+                text = CLEAR_SCREEN + text
+            say(text)
+            sys.stdout.flush()
+            if not args.watch:
+                return EXIT_OK
+            before = found
+            time.sleep(max(args.watch, 0.1))
+
+
+def render(status: dict[str, Any], before: dict[str, Any] | None = None) -> str:
+    """Return the status map for people; with an earlier one of the same epoch also the rate since then."""
+    parts = [_broker(status, before), _workers(status["workers"])]
+    if queues := _queues(status["queues"]):
+        parts.append(queues)
+    if troubled := _troubled(status):
+        parts.append(troubled)
+    return "\n\n".join(parts)
+
+
+def _broker(status: dict[str, Any], before: dict[str, Any] | None) -> str:
+    counters = status["counters"]
+    line = (
+        f"broker {status['epoch']}, up {duration(status['uptime_s'])}, {count(status['clients'], 'client')}, "
+        f"{counters['answered']:,} answered, {counters['outstanding']:,} outstanding"
+    )
+    if before and before["epoch"] == status["epoch"]:
+        elapsed = status["uptime_s"] - before["uptime_s"]
+        answered = counters["answered"] - before["counters"]["answered"]
+        line += f", {answered / elapsed if elapsed > 0 else 0:,.1f} requests/s"
+    return line
+
+
+def _workers(workers: list[dict[str, Any]]) -> str:
+    if not workers:
+        return "no workers"
+    rows = [
+        (
+            worker["name"],
+            worker["state"],
+            worker["pid"],
+            ",".join(worker["ops"]),
+            ",".join(worker["models"]) or "any",
+            f"{worker['in_flight']}/{worker['slots']}",
+            f"{worker['served']:,}",
+            size(worker["memory"]["rss"]) if "rss" in worker["memory"] else "-",
+            duration(worker["heard_s"]),
+            duration(worker["uptime_s"]),
+        )
+        for worker in workers
+    ]
+    header = ("WORKER", "STATE", "PID", "OPS", "MODELS", "BUSY", "SERVED", "MEMORY", "HEARD", "UP")
+    return table(header, rows, right="PID BUSY SERVED MEMORY HEARD UP")
+
+
+def _queues(queues: list[dict[str, Any]]) -> str:
+    rows = [
+        (
+            queue["op"],
+            queue["model"] or "default",
+            queue["workers"],
+            *(f"{queue['waiting'][lane]:,}" for lane in LANES),
+            f"{queue['waiting']['again']:,}",
+            size(queue["bytes"]),
+        )
+        for queue in queues
+    ]
+    header = ("QUEUE", "MODEL", "WORKERS", "INTERACTIVE", "STANDARD", "BULK", "AGAIN", "BYTES")
+    return table(header, rows, right="WORKERS INTERACTIVE STANDARD BULK AGAIN BYTES") if rows else ""
+
+
+def _troubled(status: dict[str, Any]) -> str:
+    """Return the processes that supervisord does not have running, with what it says of them."""
+    rows = [
+        (process["name"], process["statename"], process["spawnerr"] or process["description"] or "-")
+        for process in status.get("processes", ())
+        if process["statename"] != "RUNNING"
+    ]
+    return table(("PROCESS", "STATE", "REASON"), rows) if rows else ""

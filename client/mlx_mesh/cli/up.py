@@ -1,0 +1,155 @@
+"""``mlx-mesh up`` and ``down``: start the mesh under supervisord until all of it is ready; stop it again."""
+
+from __future__ import annotations
+
+import importlib.util
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlx_mesh.cli.connect import listening
+from mlx_mesh.cli.logs import Follower
+from mlx_mesh.cli.output import EXIT_INTERRUPTED, EXIT_OK, CommandError, fail, note, say
+from mlx_mesh.cli.starting import wait_until_ready
+from mlx_mesh.cli.supervisor import Supervisor
+from mlx_mesh_wire.host import process_start
+from mlx_mesh_wire.paths import ensure_run_dir, ipc_endpoint, run_dir
+
+if TYPE_CHECKING:
+    import argparse
+
+READY_WITHIN_S = 600.0
+"""Loading a large model from a slow disk takes minutes."""
+
+STOPPED_WITHIN_S = 90.0
+"""Above what ``supervisord.conf`` grants the workers (40 s) and then the broker (15 s)."""
+
+LOOK_EVERY_S = 0.1
+FOLLOW_EVERY_S = 0.25
+
+
+def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add ``up`` and ``down``."""
+    parser = commands.add_parser(
+        "up", help="start the mesh", description="Start the mesh under supervisord, show its logs, stop it on Ctrl-C."
+    )
+    parser.add_argument("-d", "--detach", action="store_true", help="return as soon as it is ready, leave it running")
+    parser.add_argument(
+        "--conf", type=Path, metavar="FILE", help="a supervisord.conf (default: the one that came along)"
+    )
+    parser.add_argument(
+        "--timeout", type=float, default=READY_WITHIN_S, help="seconds until it has to be ready (default: %(default)g)"
+    )
+    parser.set_defaults(run=run_up)
+    parser = commands.add_parser(
+        "down", help="stop the mesh", description="Stop the mesh; workers finish what they hold."
+    )
+    parser.add_argument(
+        "--timeout", type=float, default=STOPPED_WITHIN_S, help="seconds until it has to be gone (default: %(default)g)"
+    )
+    parser.set_defaults(run=run_down)
+
+
+def run_up(args: argparse.Namespace) -> int:
+    """Start the mesh; in the foreground also stop it."""
+    directory = run_dir()
+    supervisor = Supervisor(directory)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    start(directory, supervisor, args.conf or default_conf())
+    try:
+        wait_until_ready(supervisor, directory, args.timeout)
+        if args.detach:
+            say(f"the mesh is up in {directory}; stop it with: mlx-mesh down")
+            return EXIT_OK
+        say(f"the mesh is up in {directory}; its logs follow; stop it with Ctrl-C")
+        _follow(supervisor, directory)
+    except (KeyboardInterrupt, CommandError) as error:
+        note("stopping the mesh")
+        stop(supervisor, STOPPED_WITHIN_S)
+        if isinstance(error, CommandError):
+            raise
+        return EXIT_INTERRUPTED
+    note("the mesh was stopped from outside")
+    return EXIT_OK
+
+
+def run_down(args: argparse.Namespace) -> int:
+    """Stop the mesh of this run directory."""
+    supervisor = Supervisor(run_dir())
+    if stop(supervisor, args.timeout):
+        say("the mesh is down")
+    elif listening(ipc_endpoint("frontend")):
+        fail(f"the broker in {run_dir()} was not started by supervisord; stop it where you started it")
+    else:
+        say(f"nothing is up in {run_dir()}")
+    return EXIT_OK
+
+
+def default_conf() -> Path:
+    """Return the ``supervisord.conf`` that belongs to this code: in the package, or on top of the checkout."""
+    here = Path(__file__).resolve()
+    packaged = here.with_name("supervisord.conf")
+    return packaged if packaged.is_file() else here.parents[3] / "supervisord.conf"
+
+
+def stop(supervisor: Supervisor, timeout: float) -> bool:
+    """Stop supervisord and all that it runs, and wait for that; return False if there was none.
+
+    Raises:
+        CommandError: it is still there after ``timeout`` seconds.
+    """
+    pid = supervisor.pid()
+    if pid is None:
+        return False
+    started = process_start(pid)
+    supervisor.shut_down()
+    deadline = time.monotonic() + timeout
+    while process_start(pid) == started:
+        if time.monotonic() > deadline:
+            fail(f"supervisord ({pid}) is still stopping after {timeout:g} s; look into {supervisor.socket.parent}")
+        time.sleep(LOOK_EVERY_S)
+    return True
+
+
+def start(directory: Path, supervisor: Supervisor, conf: Path) -> None:
+    """Start supervisord for a run directory; it goes on by itself.
+
+    Raises:
+        CommandError: the mesh is up already, or supervisord refuses.
+    """
+    if importlib.util.find_spec("supervisor") is None:
+        fail("supervisord is not installed; run: pip install 'mlx-mesh[all]'")
+    if not conf.is_file():
+        fail(f"{conf}: there is no such file")
+    try:
+        ensure_run_dir(directory)
+    except (OSError, ValueError) as error:
+        fail(str(error))
+    if pid := supervisor.pid():
+        fail(
+            f"the mesh in {directory} is up already (supervisord {pid}); "
+            "look at it with: mlx-mesh status, stop it with: mlx-mesh down"
+        )
+    if listening(ipc_endpoint("frontend")):
+        fail(f"a broker that supervisord did not start is running in {directory}; stop it first")
+    command = [sys.executable, "-W", "ignore", "-m", "supervisor.supervisord", "-c", str(conf.absolute())]
+    started = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)  # noqa: S603
+    if started.returncode:
+        output = (started.stderr.strip() or started.stdout.strip()).splitlines()
+        fail("supervisord did not start: " + (output[0] if output else f"exit status {started.returncode}"))
+
+
+def _follow(supervisor: Supervisor, directory: Path) -> None:
+    """Show new lines of all logs until supervisord is gone."""
+    names = [process["name"] for process in supervisor.processes()]
+    width = max(map(len, names), default=0)
+    followers = {name: Follower(directory / f"{name}.log") for name in names}
+    while supervisor.pid() is not None:
+        for name, follower in followers.items():
+            for line in follower.new_lines():
+                say(f"{name:{width}} | {line}")
+        sys.stdout.flush()
+        time.sleep(FOLLOW_EVERY_S)
