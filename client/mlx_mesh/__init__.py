@@ -1,1 +1,75 @@
-"""mlx-mesh."""
+"""mlx-mesh: call warm MLX models from Python.
+
+from mlx_mesh import Mesh
+
+with Mesh() as mesh:
+vectors = mesh.embed(["a", "b"])
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mlx_mesh._results import Embeddings
+from mlx_mesh._sync import Mesh, Stream
+from mlx_mesh_wire import (
+    CancelledError,
+    DeadlineExceededError,
+    EngineError,
+    InternalError,
+    InvalidRequestError,
+    MeshError,
+    MeshOutOfMemoryError,
+    NoWorkerError,
+    OverloadedError,
+    PoisonRequestError,
+    ProtocolError,
+    SlowConsumerError,
+    Tensor,
+    TooLargeError,
+    UnauthorizedError,
+    UnknownModelError,
+    UnknownOpError,
+    WorkerLostError,
+)
+
+if TYPE_CHECKING:
+    from mlx_mesh._async import AsyncMesh, AsyncStream
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AsyncMesh",
+    "AsyncStream",
+    "CancelledError",
+    "DeadlineExceededError",
+    "Embeddings",
+    "EngineError",
+    "InternalError",
+    "InvalidRequestError",
+    "Mesh",
+    "MeshError",
+    "MeshOutOfMemoryError",
+    "NoWorkerError",
+    "OverloadedError",
+    "PoisonRequestError",
+    "ProtocolError",
+    "SlowConsumerError",
+    "Stream",
+    "Tensor",
+    "TooLargeError",
+    "UnauthorizedError",
+    "UnknownModelError",
+    "UnknownOpError",
+    "WorkerLostError",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the asyncio client on first use: asyncio alone takes longer than everything else here."""
+    if name in ("AsyncMesh", "AsyncStream"):
+        from mlx_mesh import _async
+
+        return getattr(_async, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,132 @@
+"""A session on a real socket, for both kinds of client. It neither blocks nor starts anything."""
+
+from __future__ import annotations
+
+import os
+import random
+import secrets
+import sys
+import time
+from pathlib import Path
+
+import zmq
+
+from mlx_mesh._session import Session, closed_error
+from mlx_mesh_wire import DecodeError, InternalError, InvalidRequestError, decode_header, encode_header, limits
+from mlx_mesh_wire.paths import IPC_PATH_MAX_BYTES, client_endpoint
+from mlx_mesh_wire.transport import OversizedMessage, receiver, sender
+
+LINGER_MS = 500
+RECONNECT_MS = 50
+RECONNECT_MAX_MS = 1000
+BATCH = 256
+"""Messages taken in one go, so that a flood of chunks cannot keep an event loop from its other work."""
+
+
+class Link:
+    """One DEALER and the session that speaks on it. Not safe to share between threads by itself."""
+
+    def __init__(self, endpoint: str | None) -> None:
+        self.endpoint = check_endpoint(endpoint or client_endpoint())
+        self._pid = os.getpid()
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        name = f"{Path(sys.argv[0] or 'python').name[:40]}:{self._pid}"
+        self.session = Session(secrets.token_bytes(limits.SESSION_BYTES), name, self.endpoint, random.random)
+        self.closed = False
+        self._connect()
+
+    @property
+    def fd(self) -> int:
+        """The socket's descriptor: readable when something may have happened; edge-triggered, so pump until quiet."""
+        return self._socket.fileno()
+
+    def check_usable(self) -> None:
+        """Raise unless calls can be made.
+
+        Raises:
+            CancelledError: the client was closed.
+            InternalError: the process was forked after the client was made.
+        """
+        if self.closed:
+            raise closed_error()
+        if os.getpid() != self._pid:
+            raise InternalError("this client was made before a fork; make a new one in the child process")
+
+    def pump(self) -> bool:
+        """Send what is to be sent and take in what came, until both are done; True if the socket is a new one.
+
+        A send may use up the edge that would have announced a message, so receiving comes last.
+        """
+        now = time.monotonic()
+        session = self.session
+        renewed = session.reconnect
+        if renewed:
+            self._socket.close(0)
+            self._connect()
+        for _ in range(BATCH):
+            self._flush()
+            try:
+                frames = self._receive()
+                if frames is None:
+                    if not session.outbox:
+                        return renewed
+                    continue
+                message = decode_header(frames[0])
+            except (DecodeError, OversizedMessage):
+                continue  # Whatever it was, it is not an answer; the deadline covers the call.
+            if message is not None:
+                session.message(now, message, frames[1:])
+        return self.pump() or renewed
+
+    def close(self) -> None:
+        """Say goodbye and give the socket back."""
+        if self.closed:
+            return
+        self.closed = True
+        if os.getpid() != self._pid:
+            return
+        self.session.close(closed_error())
+        self._flush()
+        self._socket.close(LINGER_MS)
+        self._context.term()
+
+    def _flush(self) -> None:
+        outbox, send = self.session.outbox, self._send
+        while outbox:
+            message, frames = outbox.popleft()
+            send([encode_header(message), *frames])
+
+    def _connect(self) -> None:
+        socket = self._context.socket(zmq.DEALER)
+        socket.set(zmq.LINGER, LINGER_MS)
+        socket.set(zmq.SNDHWM, 0)
+        socket.set(zmq.RCVHWM, 0)
+        socket.set(zmq.MAXMSGSIZE, limits.MESSAGE_MAX_BYTES)
+        socket.set(zmq.RECONNECT_IVL, RECONNECT_MS)
+        socket.set(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
+        socket.set(zmq.TCP_KEEPALIVE, 1)
+        socket.connect(self.endpoint)
+        self._socket = socket
+        self._receive = receiver(socket)
+        self._send = sender(socket)
+        self.session.connected(time.monotonic())
+
+
+def check_endpoint(endpoint: str) -> str:
+    """Return the endpoint if a client can connect to it.
+
+    Raises:
+        InvalidRequestError: saying what is allowed.
+    """
+    scheme, separator, rest = endpoint.partition("://")
+    if not separator or scheme not in ("ipc", "tcp") or not rest:
+        raise InvalidRequestError(
+            f"endpoint is {endpoint!r}; allowed: ipc://PATH or tcp://HOST:PORT", details={"field": "endpoint"}
+        )
+    if scheme == "ipc" and len(os.fsencode(rest)) > IPC_PATH_MAX_BYTES:
+        raise InvalidRequestError(
+            f"endpoint {endpoint!r} has a path of over {IPC_PATH_MAX_BYTES} bytes", details={"field": "endpoint"}
+        )
+    if scheme == "tcp" and not rest.rpartition(":")[2].isdigit():
+        raise InvalidRequestError(f"endpoint {endpoint!r} has no port", details={"field": "endpoint"})
+    return endpoint

@@ -1,0 +1,150 @@
+"""The keywords that every call takes, checked once and for both kinds of client."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from mlx_mesh_wire import Flag, InvalidRequestError, Lane, limits, pack_body
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mlx_mesh_wire.body import Frame
+
+DEFAULT_TIMEOUT_S = 60.0
+TIMEOUT_MAX_S = limits.REMAINING_MAX_MS / 1000
+WINDOW = 16
+"""Stream credit: enough to hide a round trip, little enough that a slow reader holds few chunks."""
+
+TEXTS_PER_REQUEST = 16
+"""A long list of texts goes as several requests, so that all workers share it and short requests are not held up."""
+
+CHARS_PER_REQUEST = 64 * 1024
+"""The same bound for long texts."""
+
+LANES = {"interactive": Lane.INTERACTIVE, "standard": Lane.STANDARD, "bulk": Lane.BULK}
+
+
+class Call(NamedTuple):
+    """One request as the session takes it."""
+
+    op: str
+    model: str
+    lane: int
+    flags: int
+    window: int
+    affinity: bytes
+    traceparent: str
+    frames: Sequence[Frame]
+    timeout_s: float
+
+
+class Options(NamedTuple):
+    """The checked keywords of a call."""
+
+    model: str
+    timeout_s: float
+    lane: int
+    flags: int
+    affinity: bytes
+
+    def call(self, op: str, frames: Sequence[Frame], window: int = 0) -> Call:
+        """Return the request for an op and an encoded body."""
+        return Call(op, self.model, self.lane, self.flags, window, self.affinity, "", frames, self.timeout_s)
+
+
+def options(
+    *,
+    model: str | None,
+    timeout: float,
+    lane: str,
+    at_most_once: bool,
+    wait_for_ready: bool,
+    cache: bool = True,
+    affinity: str | bytes | None = None,
+) -> Options:
+    """Return the checked keywords.
+
+    Raises:
+        InvalidRequestError: naming the keyword, what was given and what is allowed.
+    """
+    if not isinstance(timeout, int | float) or isinstance(timeout, bool) or not 0 < timeout <= TIMEOUT_MAX_S:
+        raise _bad("timeout", timeout, f"seconds above 0 and up to {TIMEOUT_MAX_S:.0f}")
+    if lane not in LANES:
+        raise _bad("lane", lane, ", ".join(LANES))
+    model = model or ""
+    if not isinstance(model, str) or len(model) > limits.MODEL_MAX_CHARS:
+        raise _bad("model", model, f"a string of at most {limits.MODEL_MAX_CHARS} characters")
+    flags = (
+        (Flag.AT_MOST_ONCE if at_most_once else 0)
+        | (Flag.WAIT_FOR_READY if wait_for_ready else 0)
+        | (0 if cache else Flag.FRESH)
+    )
+    return Options(model, float(timeout), int(LANES[lane]), flags, _affinity(affinity))
+
+
+def check_op(op: Any) -> str:
+    """Return the op's name if it can be one."""
+    if not isinstance(op, str) or not 1 <= len(op) <= limits.OP_MAX_CHARS:
+        raise _bad("op", op, f"a string of 1 to {limits.OP_MAX_CHARS} characters")
+    return op
+
+
+def check_window(window: Any) -> int:
+    """Return the stream window if it is one."""
+    if type(window) is not int or not 1 <= window <= limits.WINDOW_MAX_CHUNKS:
+        raise _bad("window", window, f"an integer from 1 to {limits.WINDOW_MAX_CHUNKS}")
+    return window
+
+
+def embed_bodies(texts: str | Sequence[str], normalize: bool) -> list[list[Frame]]:
+    """Return the bodies of the requests that embed these texts, in order.
+
+    Raises:
+        InvalidRequestError: no texts, or one that is not a non-empty string of valid Unicode; details name its index.
+    """
+    every = [texts] if isinstance(texts, str) else list(texts)
+    if not every:
+        raise InvalidRequestError("texts is empty; give at least one text", details={"field": "texts"})
+    for index, text in enumerate(every):
+        _check_text(index, text)
+    bodies: list[list[Frame]] = []
+    batch: list[str] = []
+    chars = 0
+    for text in every:
+        if batch and (len(batch) == TEXTS_PER_REQUEST or chars + len(text) > CHARS_PER_REQUEST):
+            bodies.append(pack_body({"texts": batch, "normalize": normalize}))
+            batch, chars = [], 0
+        batch.append(text)
+        chars += len(text)
+    bodies.append(pack_body({"texts": batch, "normalize": normalize}))
+    return bodies
+
+
+def _check_text(index: int, text: Any) -> None:
+    where = {"field": "texts", "index": index}
+    if not isinstance(text, str):
+        raise InvalidRequestError(f"texts[{index}] is a {type(text).__name__}, must be a string", details=where)
+    if not text:
+        raise InvalidRequestError(f"texts[{index}] is empty", details=where)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidRequestError(f"texts[{index}] is not valid Unicode: {error}", details=where) from error
+
+
+def _affinity(key: str | bytes | None) -> bytes:
+    if key is None:
+        return b""
+    if isinstance(key, str):
+        key = key.encode("utf-8", "surrogatepass")
+    if not isinstance(key, bytes):
+        raise _bad("affinity", key, "a string or bytes")
+    return key if len(key) <= limits.AFFINITY_MAX_BYTES else hashlib.sha256(key).digest()
+
+
+def _bad(field: str, given: Any, allowed: str) -> InvalidRequestError:
+    shown = "NaN" if isinstance(given, float) and math.isnan(given) else repr(given)[:80]
+    return InvalidRequestError(f"{field} is {shown}; allowed: {allowed}", details={"field": field})

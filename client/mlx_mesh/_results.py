@@ -1,0 +1,82 @@
+"""What calls return."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, overload
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import numpy as np
+    import numpy.typing as npt
+
+    from mlx_mesh_wire import Tensor
+
+
+class Embeddings:
+    """Vectors of float32, one for each text, in order.
+
+    ``len()``, indexing, slicing and iteration give plain lists; :meth:`numpy` gives an array without copying where one
+    request was enough.
+
+    Attributes:
+        dimension: floats per vector.
+        tokens: tokens that each text took.
+        truncated: indices of the texts that were cut to the model's length.
+        model: name of the model.
+    """
+
+    def __init__(self, parts: Sequence[dict[str, Any]]) -> None:
+        self._tensors: list[Tensor] = [part["vectors"] for part in parts]
+        self._views = [memoryview(tensor.data).cast("B").cast("f") for tensor in self._tensors]
+        self.dimension: int = self._tensors[0].shape[1]
+        self.model: str = parts[0].get("model", "")
+        self.tokens: list[int] = [count for part in parts for count in part.get("tokens", ())]
+        self.truncated: list[int] = []
+        self._starts: list[int] = []
+        total = 0
+        for part, tensor in zip(parts, self._tensors, strict=True):
+            self._starts.append(total)
+            self.truncated += [total + index for index in part.get("truncated", ())]
+            total += tensor.shape[0]
+        self._length = total
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[list[float]]:
+        return (self[index] for index in range(self._length))
+
+    @overload
+    def __getitem__(self, index: int) -> list[float]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[list[float]]: ...
+    def __getitem__(self, index: int | slice) -> list[float] | list[list[float]]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(self._length))]
+        if not -self._length <= index < self._length:
+            raise IndexError(f"index {index} is out of range for {self._length} vectors")
+        index %= self._length
+        part = max(i for i, start in enumerate(self._starts) if start <= index)
+        first = (index - self._starts[part]) * self.dimension
+        return self._views[part][first : first + self.dimension].tolist()
+
+    def __repr__(self) -> str:
+        return f"<Embeddings of {self._length} texts, dimension {self.dimension}, model {self.model!r}>"
+
+    def tolist(self) -> list[list[float]]:
+        """Return all vectors as lists."""
+        return list(self)
+
+    def numpy(self) -> npt.NDArray[np.float32]:
+        """Return an array of shape ``(len(self), dimension)``.
+
+        Raises:
+            ImportError: numpy is not installed.
+        """
+        try:
+            import numpy
+        except ImportError as error:
+            raise ImportError("Embeddings.numpy() needs numpy: pip install numpy, or use tolist()") from error
+        arrays = [numpy.frombuffer(tensor.data, dtype="<f4").reshape(tensor.shape) for tensor in self._tensors]
+        return arrays[0] if len(arrays) == 1 else numpy.concatenate(arrays)

@@ -1,0 +1,386 @@
+"""The client's side of the protocol. No socket, clock, thread or random number inside.
+
+Every method takes the time and puts messages to send into ``outbox``; answers go to the ``done`` and ``piece``
+callbacks of each request. The shells (:mod:`._sync` and :mod:`._async`) own the socket.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from heapq import heappop, heappush
+from typing import TYPE_CHECKING, Any
+
+from mlx_mesh._retry import RetryBudget
+from mlx_mesh_wire import (
+    CancelledError,
+    DeadlineExceededError,
+    DecodeError,
+    Flag,
+    MeshError,
+    OverloadedError,
+    ProtocolError,
+    error_from_wire,
+    limits,
+    messages,
+    unpack_body,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from mlx_mesh._options import Call
+    from mlx_mesh_wire.body import Frame
+    from mlx_mesh_wire.messages import Message
+
+WAITING_MAX = 1024
+"""Calls that may wait in the client for one of the places that the broker grants it."""
+
+OUTSTANDING = 64
+"""Places before WELCOME tells the number."""
+
+KEEPALIVE_S = 30.0
+"""An idle client says something this often, so that the broker does not forget it."""
+
+
+class Pending:
+    """A call that has no answer yet.
+
+    Attributes:
+        due: its deadline.
+        done: called once, with the FINAL and its frames or with the error.
+        piece: called for each chunk of a stream.
+        sent: it is with the broker, or was.
+        ended: it has its answer.
+    """
+
+    __slots__ = ("call", "done", "due", "ended", "id", "message", "next_seq", "piece", "read", "retries", "sent")
+
+    def __init__(
+        self,
+        call: Call,
+        due: float,
+        done: Callable[[messages.Final | MeshError, Sequence[bytes]], None],
+        piece: Callable[[Sequence[bytes]], None] | None,
+    ) -> None:
+        self.call = call
+        self.due = due
+        self.done = done
+        self.piece = piece
+        self.id = 0
+        self.retries = 0
+        self.next_seq = 0
+        self.read = 0
+        self.sent = False
+        self.ended = False
+
+
+class Session:
+    """All calls of one client object, over all its connections.
+
+    Args:
+        key: 16 random bytes.
+        name: shown to operators.
+        endpoint: named in error messages.
+        random: numbers from 0 to 1, for jitter.
+
+    Attributes:
+        outbox: messages to send, each with its body frames.
+        reconnect: the shell is to make a new connection and call :meth:`connected`.
+        epoch: the broker's, empty until the first WELCOME.
+    """
+
+    def __init__(self, key: bytes, name: str, endpoint: str, random: Callable[[], float]) -> None:
+        self._key = key
+        self._name = name
+        self._endpoint = endpoint
+        self._random = random
+        self._budget = RetryBudget(random)
+        self._next_id = 1
+        self._outstanding: dict[int, Pending] = {}
+        self._lanes: tuple[deque[Pending], deque[Pending], deque[Pending]] = (deque(), deque(), deque())
+        self._waiting = 0
+        self._timers: list[tuple[float, int, Pending, bool]] = []
+        self._timer_count = 0
+        self._stale_timers = 0
+        self._places = OUTSTANDING
+        self._ping_s = 1.0
+        self._silent_s = 5.0
+        self._heard = 0.0
+        self._said = 0.0
+        self._pinged = 0.0
+        self._greeted = False
+        self._welcomed = False
+        self.epoch = ""
+        self.reconnect = False
+        self.outbox: deque[tuple[Message, Sequence[Frame]]] = deque()
+        self._on: dict[type, Callable[[float, Any, Sequence[bytes]], None]] = {
+            messages.Final: self._final,
+            messages.Chunk: self._chunk,
+            messages.Error: self._error,
+            messages.Welcome: self._welcome,
+            messages.Reset: self._reset,
+            messages.Ping: self._ping,
+        }
+
+    def __len__(self) -> int:
+        return len(self._outstanding) + self._waiting
+
+    def connected(self, now: float) -> None:
+        """A connection was made: greet, and send again what is outstanding."""
+        self.reconnect = False
+        self._heard = self._pinged = now
+        self._greet(now)
+        self._resend(now)
+
+    def start(self, now: float, pending: Pending) -> None:
+        """Begin a call; one that finds no place waits, and one too many is refused at once."""
+        self._budget.earn()
+        if self._waiting >= WAITING_MAX:
+            text = f"{WAITING_MAX} calls wait in this client already; send fewer at once, or open another client"
+            self._end(pending, OverloadedError(text, retryable=True), ())
+            return
+        self._at(pending.due, pending, False)
+        self._submit(now, pending)
+
+    def cancel(self, pending: Pending) -> None:
+        """The caller lost interest: nothing more is told about this call."""
+        if pending.ended:
+            return
+        pending.ended = True
+        self._stale_timers += 1
+        if self._outstanding.pop(pending.id, None) is not None:
+            self._say(messages.Cancel(pending.id))
+        self._compact()
+
+    def read(self, pending: Pending) -> None:
+        """The caller took a chunk: grant credit, half a window at a time."""
+        pending.read += 1
+        if not pending.ended and pending.read * 2 >= pending.call.window:
+            self._say(messages.Credit(pending.id, pending.read))
+            pending.read = 0
+
+    def message(self, now: float, message: Message, frames: Sequence[bytes]) -> None:
+        """Handle a message from the broker; types that do not concern a client are ignored."""
+        self._heard = now
+        handler = self._on.get(type(message))
+        if handler is not None:
+            handler(now, message, frames)
+
+    def tick(self, now: float) -> None:
+        """Do what the time demands: deadlines, retries, pings, a new connection."""
+        timers = self._timers
+        while timers and timers[0][0] <= now:
+            _, _, pending, retry = heappop(timers)
+            if pending.ended:
+                self._stale_timers -= not retry
+            elif retry:
+                self._submit(now, pending)
+            else:
+                self._expire(pending)
+        self._fill(now)
+        self._mind_silence(now)
+
+    def next_tick(self) -> float:
+        """Return when ``tick`` has something to do."""
+        due = self._said + KEEPALIVE_S
+        if self._outstanding:
+            due = min(due, max(self._heard, self._pinged) + self._ping_s, self._heard + self._silent_s)
+        return min(due, self._timers[0][0]) if self._timers else due
+
+    def close(self, why: MeshError) -> None:
+        """End every call and say goodbye."""
+        for pending in [*self._outstanding.values(), *(p for lane in self._lanes for p in lane if not p.ended)]:
+            self._end(pending, why, ())
+        for _, _, pending, _ in self._timers:
+            if not pending.ended:
+                self._end(pending, why, ())
+        self._outstanding.clear()
+        if self._greeted:
+            self._say(messages.Bye("closed"))
+
+    def _submit(self, now: float, pending: Pending) -> None:
+        if len(self._outstanding) < self._places and not self._waiting:
+            self._send(now, pending)
+        else:
+            self._lanes[pending.call.lane].append(pending)
+            self._waiting += 1
+
+    def _fill(self, now: float) -> None:
+        """Send what waits, higher lanes first, as far as there are places."""
+        while self._waiting and len(self._outstanding) < self._places:
+            lane = next(lane for lane in self._lanes if lane)
+            pending = lane.popleft()
+            self._waiting -= 1
+            if not pending.ended:
+                self._send(now, pending)
+
+    def _send(self, now: float, pending: Pending) -> None:
+        pending.id = self._next_id
+        self._next_id += 1
+        pending.sent = False
+        self._outstanding[pending.id] = pending
+        if len(self._outstanding) == 1:
+            # Silence counts from when there is something to hear.
+            self._heard = max(self._heard, now)
+        self._transmit(now, pending)
+
+    def _transmit(self, now: float, pending: Pending) -> None:
+        call = pending.call
+        if call.op == STATUS_OP:
+            self._say(messages.Status(pending.id))
+            return
+        flags = call.flags | Flag.RESEND if pending.sent else call.flags
+        pending.sent = True
+        remaining_ms = max(1, int((pending.due - now) * 1000))
+        self._said = now
+        self.outbox.append(
+            (
+                messages.Request(
+                    pending.id, call.op, call.model, call.lane, remaining_ms, flags, call.window, call.affinity,
+                    call.traceparent,
+                ),
+                call.frames,
+            )
+        )  # fmt: skip
+
+    def _greet(self, now: float) -> None:
+        self._greeted = True
+        self._welcomed = False
+        self._said = now
+        hello = messages.Hello(limits.PROTOCOL_MAJOR, limits.PROTOCOL_MINOR, self._key, self._name, self.epoch)
+        self._say(hello)
+
+    def _resend(self, now: float) -> None:
+        for pending in list(self._outstanding.values()):
+            pending.read = 0
+            self._transmit(now, pending)
+
+    def _say(self, message: Message) -> None:
+        self.outbox.append((message, ()))
+
+    def _final(self, now: float, message: messages.Final, frames: Sequence[bytes]) -> None:
+        pending = self._outstanding.pop(message.id, None)
+        if pending is not None:
+            self._end(pending, message, frames)
+            if self._waiting:
+                self._fill(now)
+
+    def _chunk(self, now: float, message: messages.Chunk, frames: Sequence[bytes]) -> None:
+        pending = self._outstanding.get(message.id)
+        if pending is None or pending.piece is None:
+            return
+        if message.seq < pending.next_seq:
+            # The stream began anew elsewhere; the reader has these already.
+            self._say(messages.Credit(pending.id, 1))
+        elif message.seq == pending.next_seq:
+            pending.next_seq += 1
+            pending.piece(frames)
+
+    def _error(self, now: float, message: messages.Error, frames: Sequence[bytes]) -> None:
+        if message.id == 0:
+            self._connection_error(message)
+            return
+        pending = self._outstanding.pop(message.id, None)
+        if pending is None:
+            return
+        error = error_from_wire(
+            message.code, message.message, message.retryable, message.retry_after_ms, _details(frames)
+        )
+        pause_s = None if pending.next_seq else self._budget.pause_s(error, pending.retries)
+        if pause_s is None or now + pause_s >= pending.due:
+            self._end(pending, error, frames)
+        else:
+            pending.retries += 1
+            pending.sent = False
+            self._at(now + pause_s, pending, True)
+        self._fill(now)
+
+    def _connection_error(self, message: messages.Error) -> None:
+        """A protocol error of the connection as a whole: no call of ours can succeed on it."""
+        if message.code == "PROTOCOL_ERROR" and not self._welcomed:
+            for pending in list(self._outstanding.values()):
+                self._end(pending, ProtocolError(message.message), ())
+            self._outstanding.clear()
+
+    def _welcome(self, now: float, message: messages.Welcome, frames: Sequence[bytes]) -> None:
+        self._welcomed = True
+        self.epoch = message.epoch
+        self._places = message.limits.get("outstanding_max", OUTSTANDING)
+        self._ping_s = message.intervals.get("ping_ms", 1000) / 1000
+        self._silent_s = message.intervals.get("silent_ms", 5000) / 1000
+        self._fill(now)
+
+    def _reset(self, now: float, message: messages.Reset, frames: Sequence[bytes]) -> None:
+        if self._welcomed:
+            self._greet(now)
+            self._resend(now)
+
+    def _ping(self, now: float, message: messages.Ping, frames: Sequence[bytes]) -> None:
+        self._say(messages.Pong(message.nonce))
+
+    def _mind_silence(self, now: float) -> None:
+        if self._outstanding and now - self._heard >= self._silent_s:
+            self.reconnect = True
+            self._heard = now
+        elif self._outstanding and now - max(self._heard, self._pinged) >= self._ping_s:
+            self._pinged = now
+            self._say(messages.Ping(1))
+        elif now - self._said >= KEEPALIVE_S:
+            self._said = now
+            self._say(messages.Ping(0))
+
+    def _expire(self, pending: Pending) -> None:
+        known = self._outstanding.pop(pending.id, None)
+        if known is not None:
+            self._say(messages.Cancel(pending.id))
+        if self._welcomed:
+            text = f"no answer to {pending.call.op!r} within {pending.call.timeout_s:g} s"
+        else:
+            text = (
+                f"no broker answered at {self._endpoint} within {pending.call.timeout_s:g} s; start one with "
+                "`mlx-mesh up`, or say where it is with MLX_MESH_ENDPOINT"
+            )
+        pending.ended = True
+        pending.done(DeadlineExceededError(text), ())
+
+    def _end(self, pending: Pending, outcome: messages.Final | MeshError, frames: Sequence[bytes]) -> None:
+        pending.ended = True
+        self._stale_timers += 1
+        pending.done(outcome, frames)
+        if self._stale_timers > 256:  # noqa: PLR2004  below that a rebuild costs more than it frees
+            self._compact()
+
+    def _at(self, when: float, pending: Pending, retry: bool) -> None:
+        self._timer_count += 1
+        heappush(self._timers, (when, self._timer_count, pending, retry))
+
+    def _compact(self) -> None:
+        """Drop the timers of ended calls once they are the larger part; constant cost per call on average."""
+        if self._stale_timers > 256 and self._stale_timers * 2 > len(self._timers):  # noqa: PLR2004  as above
+            self._timers = [entry for entry in self._timers if not entry[2].ended]
+            self._timers.sort()
+            self._stale_timers = 0
+
+
+STATUS_OP = "mesh.status"
+"""Stands for STATUS in a :class:`Pending`; never sent as an op."""
+
+
+def result_of(frames: Sequence[bytes]) -> Any:
+    """Return the value of a FINAL's or CHUNK's frames."""
+    return unpack_body(frames)
+
+
+def closed_error() -> CancelledError:
+    """Return what calls of a closed client get."""
+    return CancelledError("this client is closed; make a new one")
+
+
+def _details(frames: Sequence[bytes]) -> dict[str, Any]:
+    if not frames:
+        return {}
+    try:
+        details = unpack_body(frames)
+    except DecodeError:
+        return {}
+    return details if isinstance(details, dict) else {}

@@ -1,0 +1,308 @@
+"""The client for threads: blocking calls over one connection.
+
+A thread in the background takes in what arrives; whoever calls sends by itself, which saves a change of threads. The
+lock is never held while waiting.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any, Self
+
+from mlx_mesh import _readiness
+from mlx_mesh._link import Link
+from mlx_mesh._options import DEFAULT_TIMEOUT_S, WINDOW, Call, check_op, check_window, embed_bodies, options
+from mlx_mesh._results import Embeddings
+from mlx_mesh._session import STATUS_OP, Pending, result_of
+from mlx_mesh_wire import CancelledError, InternalError, MeshError, messages, pack_body
+from mlx_mesh_wire.sleeper import Sleeper
+from mlx_mesh_wire.wake import Wake
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+EMBED_CONCURRENCY = 16
+"""Requests that one ``embed`` keeps under way: enough for several workers, and room for other calls of the client."""
+
+GRACE_S = 5.0
+"""How long beyond its deadline a call waits for the background thread to say so; it never should."""
+
+Item = tuple["messages.Final | MeshError | None", "Sequence[bytes]"]
+
+
+class Mesh:
+    """A connection to the mesh, safe to share between threads.
+
+    Every call takes ``timeout`` (seconds), ``lane`` (``interactive``, ``standard`` or ``bulk``), ``model``,
+    ``at_most_once`` and ``wait_for_ready``, and raises a :class:`MeshError` when there is no result.
+
+    Args:
+        endpoint: ``ipc://PATH`` or ``tcp://HOST:PORT``; by default ``$MLX_MESH_ENDPOINT`` or the run directory's.
+    """
+
+    def __init__(self, endpoint: str | None = None) -> None:
+        self._link = Link(endpoint)
+        self._lock = threading.Lock()
+        self._wake = Wake()
+        self._sleeps_until = 0.0
+        self._thread = threading.Thread(target=self._serve, name="mlx-mesh", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End every call that is under way and close the connection; may be called twice."""
+        with self._lock:
+            if self._link.closed:
+                return
+            self._link.close()
+        self._wake.set()
+        self._thread.join(GRACE_S)
+        self._wake.close()
+
+    def call(
+        self,
+        op: str,
+        value: Any,
+        *,
+        model: str | None = None,
+        timeout: float = DEFAULT_TIMEOUT_S,
+        lane: str = "standard",
+        at_most_once: bool = False,
+        wait_for_ready: bool = False,
+        affinity: str | bytes | None = None,
+        cache: bool = True,
+    ) -> Any:
+        """Return the result of an op on a value made of what msgpack carries (and :class:`Tensor`)."""
+        checked = options(
+            model=model,
+            timeout=timeout,
+            lane=lane,
+            at_most_once=at_most_once,
+            wait_for_ready=wait_for_ready,
+            cache=cache,
+            affinity=affinity,
+        )
+        return result_of(self._request(checked.call(check_op(op), pack_body(value))))
+
+    def embed(
+        self,
+        texts: str | Sequence[str],
+        *,
+        normalize: bool = True,
+        model: str | None = None,
+        timeout: float = DEFAULT_TIMEOUT_S,
+        lane: str = "standard",
+        at_most_once: bool = False,
+        wait_for_ready: bool = False,
+        cache: bool = True,
+    ) -> Embeddings:
+        """Return one vector for each text. Long lists go as several requests that run side by side."""
+        checked = options(
+            model=model,
+            timeout=timeout,
+            lane=lane,
+            at_most_once=at_most_once,
+            wait_for_ready=wait_for_ready,
+            cache=cache,
+        )
+        bodies = embed_bodies(texts, normalize)
+        until = time.monotonic() + checked.timeout_s
+        waiting: list[_Waiter] = []
+        parts: list[dict[str, Any]] = []
+        try:
+            for body in bodies:
+                if len(waiting) - len(parts) >= EMBED_CONCURRENCY:
+                    parts.append(result_of(waiting[len(parts)].result()))
+                left = max(0.001, until - time.monotonic())
+                waiting.append(self._start(checked.call("embed", body)._replace(timeout_s=left)))
+            parts += [result_of(waiter.result()) for waiter in waiting[len(parts) :]]
+        finally:
+            for waiter in waiting[len(parts) :]:
+                self._cancel(waiter.pending)
+        return Embeddings(parts)
+
+    def stream(
+        self,
+        op: str,
+        value: Any,
+        *,
+        window: int = WINDOW,
+        model: str | None = None,
+        timeout: float = DEFAULT_TIMEOUT_S,
+        lane: str = "standard",
+        at_most_once: bool = False,
+        wait_for_ready: bool = False,
+        affinity: str | bytes | None = None,
+    ) -> Stream:
+        """Return the chunks of an op as an iterator; closing it early cancels the call."""
+        checked = options(
+            model=model,
+            timeout=timeout,
+            lane=lane,
+            at_most_once=at_most_once,
+            wait_for_ready=wait_for_ready,
+            affinity=affinity,
+        )
+        return Stream(self, self._start(checked.call(check_op(op), pack_body(value), check_window(window))))
+
+    def status(self, *, timeout: float = 5.0) -> dict[str, Any]:
+        """Return the state of the mesh: epoch, workers, queues, limits."""
+        checked = options(model=None, timeout=timeout, lane="standard", at_most_once=False, wait_for_ready=False)
+        found: dict[str, Any] = result_of(self._request(checked.call(STATUS_OP, ())))
+        return found
+
+    def ready(self, ops: Iterable[str], *, timeout: float = 30.0) -> None:
+        """Return once each op has a warm worker.
+
+        Raises:
+            NoWorkerError: naming the ops that still lack one.
+            DeadlineExceededError: no broker answered.
+        """
+        waiting = _readiness.Waiting(ops, timeout, time.monotonic())
+        while not waiting.satisfied(self.status(timeout=waiting.left(time.monotonic())), time.monotonic()):
+            time.sleep(_readiness.INTERVAL_S)
+
+    def _request(self, call: Call) -> Sequence[bytes]:
+        waiter = self._start(call)
+        try:
+            return waiter.result()
+        except BaseException:
+            self._cancel(waiter.pending)
+            raise
+
+    def _start(self, call: Call) -> _Waiter:
+        now = time.monotonic()
+        waiter = _Waiter(call, now)
+        with self._lock:
+            self._link.check_usable()
+            self._link.session.start(now, waiter.pending)
+            self._pump()
+        return waiter
+
+    def _cancel(self, pending: Pending) -> None:
+        if pending.ended:
+            return
+        with self._lock:
+            if not self._link.closed:
+                self._link.session.cancel(pending)
+                self._pump()
+
+    def _read(self, pending: Pending) -> None:
+        with self._lock:
+            if not self._link.closed:
+                self._link.session.read(pending)
+                self._pump()
+
+    def _pump(self) -> None:
+        """Send and receive, with the lock held; wake the thread if it would sleep too long or on an old socket."""
+        renewed = self._link.pump()
+        if renewed or self._link.session.next_tick() < self._sleeps_until:
+            self._wake.set()
+
+    def _serve(self) -> None:
+        link = self._link
+        while not link.closed:
+            descriptor = link.fd
+            with Sleeper([descriptor, self._wake.fd]) as sleeper:
+                while not link.closed and link.fd == descriptor:
+                    self._turn(sleeper)
+
+    def _turn(self, sleeper: Sleeper) -> None:
+        link = self._link
+        with self._lock:
+            if link.closed:
+                return
+            now = time.monotonic()
+            due = link.session.next_tick()
+            if due <= now:
+                link.session.tick(now)
+            if link.pump():
+                return
+            self._sleeps_until = link.session.next_tick()
+        if self._wake.fd in sleeper.sleep(max(0.0, self._sleeps_until - time.monotonic())):
+            self._wake.clear()
+
+
+class _Waiter:
+    """A call that a thread waits for."""
+
+    def __init__(self, call: Call, now: float) -> None:
+        self.items: SimpleQueue[Item] = SimpleQueue()
+        piece = self._piece if call.window else None
+        self.pending = Pending(call, now + call.timeout_s, self._done, piece)
+
+    def result(self) -> Sequence[bytes]:
+        """Return the frames of the FINAL, or raise its error."""
+        outcome, frames = self.next()
+        if isinstance(outcome, MeshError):
+            raise outcome
+        return frames
+
+    def next(self) -> Item:
+        """Return the next chunk (None with its frames) or the outcome."""
+        left = max(0.0, self.pending.due - time.monotonic())
+        try:
+            return self.items.get(timeout=left + GRACE_S)
+        except Empty:
+            raise InternalError("the client's background thread does not answer") from None
+
+    def _done(self, outcome: messages.Final | MeshError, frames: Sequence[bytes]) -> None:
+        self.items.put((outcome, frames))
+
+    def _piece(self, frames: Sequence[bytes]) -> None:
+        self.items.put((None, frames))
+
+
+class Stream:
+    """Chunks as they come; afterwards :attr:`result` has the final value. Use it in a ``with`` to leave early."""
+
+    def __init__(self, mesh: Mesh, waiter: _Waiter) -> None:
+        self._mesh = mesh
+        self._waiter = waiter
+        self._ended: MeshError | None = None
+        self._over = False
+        self.result: Any = None
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+    def __next__(self) -> Any:
+        if self._over:
+            raise self._ended or StopIteration
+        try:
+            outcome, frames = self._waiter.next()
+        except BaseException:
+            self.close()
+            raise
+        if outcome is None:
+            self._mesh._read(self._waiter.pending)  # noqa: SLF001  one class in two
+            return result_of(frames)
+        self._over = True
+        if isinstance(outcome, MeshError):
+            self._ended = outcome
+            raise outcome
+        self.result = result_of(frames)
+        raise StopIteration
+
+    def close(self) -> None:
+        """Cancel the call if it has not ended."""
+        if not self._over:
+            self._over = True
+            self._ended = CancelledError("the reader left the stream")
+            self._mesh._cancel(self._waiter.pending)  # noqa: SLF001  as above

@@ -1,0 +1,148 @@
+"""Reads what a sentence-transformers folder says of its model. Imports no MLX."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from mlx_mesh_worker.engine import EngineLoadError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MODEL_TYPES: Final = ("bert", "roberta", "xlm-roberta")
+ACTIVATIONS: Final = ("gelu", "relu")
+POOLINGS: Final = ("mean", "cls", "max", "mean_sqrt_len", "lasttoken")
+_POOLING_FLAGS: Final = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len",
+    "pooling_mode_lasttoken": "lasttoken",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+}
+MODULES: Final = ("Transformer", "Pooling", "Normalize")
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Sizes of the encoder and what is done with its output.
+
+    Attributes:
+        tokens_max: longest input in tokens, special ones included.
+        position_offset: number of the first position; RoBERTa counts from the padding id on.
+        pooling: one of POOLINGS.
+        normalize: whether the folder asks for vectors of length 1.
+    """
+
+    hidden: int
+    layers: int
+    heads: int
+    norm_eps: float
+    activation: str
+    pad_id: int
+    position_offset: int
+    tokens_max: int
+    pooling: str
+    normalize: bool
+
+
+def read_config(folder: Path) -> EncoderConfig:
+    """Return the configuration of a model folder.
+
+    Raises:
+        EngineLoadError: naming the file and the field, what it holds and what is supported.
+    """
+    path = folder / "config.json"
+    raw = _json(path)
+    kind = _one_of(path, raw, "model_type", MODEL_TYPES)
+    activation = _one_of(path, raw, "hidden_act", ACTIVATIONS)
+    if raw.get("position_embedding_type", "absolute") != "absolute":
+        raise EngineLoadError(
+            f"{path}: position_embedding_type is {raw['position_embedding_type']!r}; only absolute is supported"
+        )
+    pad_id = raw.get("pad_token_id") or 0
+    offset = 0 if kind == "bert" else pad_id + 1
+    hidden, heads = _size(path, raw, "hidden_size"), _size(path, raw, "num_attention_heads")
+    if hidden % heads:
+        raise EngineLoadError(f"{path}: hidden_size {hidden} is not a multiple of num_attention_heads {heads}")
+    pooling, normalize = _modules(folder)
+    positions = _size(path, raw, "max_position_embeddings") - offset
+    return EncoderConfig(
+        hidden=hidden,
+        layers=_size(path, raw, "num_hidden_layers"),
+        heads=heads,
+        norm_eps=float(raw.get("layer_norm_eps", 1e-12)),
+        activation=activation,
+        pad_id=pad_id,
+        position_offset=offset,
+        tokens_max=_tokens_max(folder, positions),
+        pooling=pooling,
+        normalize=normalize,
+    )
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise EngineLoadError(f"{path} is missing") from None
+    except (OSError, ValueError) as error:
+        raise EngineLoadError(f"{path} cannot be read: {error}") from error
+    if not isinstance(value, dict):
+        raise EngineLoadError(f"{path} does not hold a JSON object")
+    return value
+
+
+def _size(path: Path, raw: dict[str, Any], field: str) -> int:
+    value = raw.get(field)
+    if type(value) is not int or value < 1:
+        raise EngineLoadError(f"{path}: {field} is {value!r}, must be a positive integer")
+    return value
+
+
+def _one_of(path: Path, raw: dict[str, Any], field: str, allowed: tuple[str, ...]) -> str:
+    value = raw.get(field)
+    if value not in allowed:
+        raise EngineLoadError(f"{path}: {field} is {value!r}; supported: {', '.join(allowed)}")
+    return str(value)
+
+
+def _tokens_max(folder: Path, positions: int) -> int:
+    path = folder / "sentence_bert_config.json"
+    if not path.is_file():
+        return positions
+    value = _json(path).get("max_seq_length")
+    return min(value, positions) if type(value) is int and value > 0 else positions
+
+
+def _modules(folder: Path) -> tuple[str, bool]:
+    """Return pooling and normalisation as ``modules.json`` has them; mean without, as sentence-transformers does."""
+    path = folder / "modules.json"
+    if not path.is_file():
+        pooling_only = folder / "1_Pooling"
+        return (_pooling(pooling_only) if pooling_only.is_dir() else "mean"), False
+    try:
+        modules = [
+            (str(module["type"]).rpartition(".")[2], folder / module["path"]) for module in json.loads(path.read_text())
+        ]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise EngineLoadError(f"{path} is not a list of modules with type and path: {error}") from error
+    pooling, normalize = "mean", False
+    for kind, where in modules:
+        if kind not in MODULES:
+            raise EngineLoadError(f"{path}: module {kind} is not supported; supported: {', '.join(MODULES)}")
+        if kind == "Pooling":
+            pooling = _pooling(where)
+        normalize = normalize or kind == "Normalize"
+    return pooling, normalize
+
+
+def _pooling(folder: Path) -> str:
+    path = folder / "config.json"
+    raw = _json(path)
+    on = [name for flag, name in _POOLING_FLAGS.items() if raw.get(flag)] or [raw.get("pooling_mode", "mean")]
+    if len(on) != 1 or on[0] not in POOLINGS:
+        raise EngineLoadError(f"{path}: pooling is {' + '.join(map(str, on))}; supported: one of {', '.join(POOLINGS)}")
+    return str(on[0])

@@ -1,0 +1,175 @@
+"""The ``embed`` engine: texts in, vectors out, one bounded batch a step."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from mlx_mesh_wire import EngineError, Tensor
+from mlx_mesh_wire.logs import log
+from mlx_mesh_worker.blas import HINT, REFERENCE, load_blas
+from mlx_mesh_worker.engine import Engine, EngineLoadError, Failure, Output, Result
+from mlx_mesh_worker.engines.embed.batcher import Batcher, Piece, Work, padded
+from mlx_mesh_worker.engines.embed.config import read_config
+from mlx_mesh_worker.engines.embed.request import parse_body
+from mlx_mesh_worker.model_files import find_model
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import mlx.core
+    from tokenizers import Tokenizer
+
+    from mlx_mesh_worker.job import Job
+
+STEP_TARGET_S: Final = 0.04
+"""A step should take no longer, since a new interactive text waits for the step under way."""
+
+BUDGET_FIRST: Final = 512
+BUDGET_MIN: Final = 64
+BUDGET_MAX: Final = 16_384
+"""Padded tokens of a batch: what it starts with, and the bounds of what it may adapt to."""
+
+SMOOTHING: Final = 0.2
+"""Weight of the newest step in the measured time per token."""
+
+
+class EmbedEngine(Engine):
+    """Encoders of the BERT family: MiniLM, BGE, E5, GTE and others in sentence-transformers' folder format."""
+
+    ops = ("embed",)
+    pure_ops = ("embed",)
+    slots = 8
+
+    def __init__(self, model: str = "") -> None:
+        super().__init__(model)
+        self._batcher = Batcher()
+        self._budget = BUDGET_FIRST
+        self._token_s = 0.0
+        self._shrunk = 1
+
+    def load(self) -> None:
+        """Find the model, read its configuration, bring its weights into memory."""
+        name, folder = find_model(self.model)
+        self.config = read_config(folder)
+        self._name = name
+        short = name.rpartition("/")[2]
+        self.models = (name,) if short == name else (name, short)
+        blas = load_blas()
+        if blas == REFERENCE:
+            log("warning", "slow_blas", hint=HINT)
+        else:
+            log("debug", "blas", library=blas)
+        self._tokenizer = _load_tokenizer(folder, self.config.tokens_max)
+        # MLX is imported late, after the BLAS that it is to use.
+        import mlx.core as mx
+
+        from mlx_mesh_worker.engines.embed.encoder import Encoder
+        from mlx_mesh_worker.engines.embed.weights import load_weights
+
+        self._mx = mx
+        self._encoder = Encoder(self.config, load_weights(folder, self.config))
+
+    def warm(self) -> None:
+        """Compute a small batch, which also shows that the model gives finite numbers."""
+        ids = self._tokenizer.encode("warm").ids
+        vectors = self._encoder([ids] * 2)
+        if not bool(self._mx.isfinite(vectors).all()):
+            raise EngineLoadError(f"model {self._name} gives vectors that are not finite; its weights are broken")
+
+    def admit(self, job: Job) -> None:
+        """Check and tokenise the texts."""
+        body = parse_body(job.value(lenient_text=True))
+        encodings = self._tokenizer.encode_batch_fast(body.texts)
+        truncated = [index for index, encoding in enumerate(encodings) if encoding.overflowing]
+        normalize = self.config.normalize if body.normalize is None else body.normalize
+        self._batcher.add(Work(job, [encoding.ids for encoding in encodings], truncated, normalize))
+
+    def cancel(self, job: Job) -> None:
+        """Drop the texts of a job."""
+        self._batcher.remove(job)
+
+    def step(self) -> Sequence[Output]:
+        """Compute one batch and return the jobs that it completed."""
+        batch = self._batcher.next(max(BUDGET_MIN, self._budget // self._shrunk))
+        self.mark({piece.work.job: None for piece in batch})
+        began = time.perf_counter()
+        rows, finite = self._compute(batch)
+        self._adapt(time.perf_counter() - began, len(batch) * padded(max(len(piece.ids) for piece in batch)))
+        return self._sort_out(batch, rows, finite)
+
+    def trim(self, level: int) -> None:
+        """Clear MLX's cache of freed buffers; level 2 also halves the batches for good."""
+        self._mx.clear_cache()
+        if level > 1:
+            self._shrunk = min(self._shrunk * 2, BUDGET_MAX // BUDGET_MIN)
+
+    def memory(self) -> dict[str, int]:
+        """Return MLX's own counters, in bytes."""
+        mx = self._mx
+        return {
+            "mlx_active": mx.get_active_memory(),
+            "mlx_cache": mx.get_cache_memory(),
+            "mlx_peak": mx.get_peak_memory(),
+        }
+
+    def _compute(self, batch: list[Piece]) -> tuple[dict[bool, memoryview], list[bool]]:
+        """Return the vectors as bytes, raw and normalised as needed, and which of them are finite."""
+        mx = self._mx
+        raw = self._encoder([piece.ids for piece in batch])
+        wanted = {piece.work.normalize for piece in batch}
+        vectors: dict[bool, mlx.core.array] = {False: raw} if False in wanted else {}
+        if True in wanted:
+            # As torch.nn.functional.normalize, which sentence-transformers uses.
+            vectors[True] = raw / mx.maximum(mx.sqrt((raw * raw).sum(axis=-1, keepdims=True)), 1e-12)
+        finite = mx.isfinite(raw).all(axis=-1)
+        mx.eval(finite, *vectors.values())
+        return {key: memoryview(value).cast("B") for key, value in vectors.items()}, finite.tolist()
+
+    def _sort_out(self, batch: list[Piece], rows: dict[bool, memoryview], finite: list[bool]) -> list[Output]:
+        outputs: list[Output] = []
+        size = 4 * self._encoder.dimension
+        for position, piece in enumerate(batch):
+            work = piece.work
+            if not finite[position]:
+                if self._batcher.remove(work.job) is not None:
+                    where = {"field": "texts", "index": piece.position}
+                    text = f"the vector of texts[{piece.position}] is not finite"
+                    outputs.append(Failure(work.job, EngineError(text, details=where)))
+                continue
+            work.vectors[piece.position] = bytes(rows[work.normalize][position * size : (position + 1) * size])
+            work.missing -= 1
+            if not work.missing and self._batcher.remove(work.job) is not None:
+                outputs.append(Result(work.job, self._result(work)))
+        return outputs
+
+    def _result(self, work: Work) -> dict[str, Any]:
+        shape = (len(work.vectors), self._encoder.dimension)
+        return {
+            "vectors": Tensor(b"".join(work.vectors), "float32", shape),
+            "tokens": work.tokens,
+            "truncated": work.truncated,
+            "model": self._name,
+        }
+
+    def _adapt(self, seconds: float, tokens: int) -> None:
+        """Size the next batch so that it takes about the target time."""
+        token_s = seconds / tokens
+        self._token_s = token_s if not self._token_s else self._token_s + SMOOTHING * (token_s - self._token_s)
+        self._budget = max(BUDGET_MIN, min(BUDGET_MAX, int(STEP_TARGET_S / self._token_s)))
+
+
+def _load_tokenizer(folder: Path, tokens_max: int) -> Tokenizer:
+    from tokenizers import Tokenizer
+
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise EngineLoadError(f"{path} is missing")
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers raises Exception itself
+        raise EngineLoadError(f"{path} cannot be read: {error}") from error
+    tokenizer.enable_truncation(tokens_max)
+    tokenizer.no_padding()
+    return tokenizer

@@ -1,0 +1,94 @@
+"""Loads the tensors of a BERT-family checkpoint and lays them out for the encoder."""
+
+from __future__ import annotations
+
+import json
+import struct
+from typing import TYPE_CHECKING
+
+import mlx.core as mx
+
+from mlx_mesh_worker.engine import EngineLoadError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mlx_mesh_worker.engines.embed.config import EncoderConfig
+
+PREFIXES = ("", "bert.", "roberta.", "model.")
+_HEADER_MAX_BYTES = 100_000_000
+"""The bound that the safetensors format itself sets."""
+
+
+def load_weights(folder: Path, config: EncoderConfig) -> dict[str, mx.array]:
+    """Return the encoder's tensors in float32, without the checkpoint's prefix.
+
+    Raises:
+        EngineLoadError: naming the file, or the tensor and its shape.
+    """
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise EngineLoadError(f"{folder} holds no *.safetensors")
+    raw: dict[str, mx.array] = {}
+    for path in files:
+        _check_file(path)
+        try:
+            loaded = mx.load(str(path))
+        except RuntimeError as error:
+            raise EngineLoadError(f"{path} cannot be loaded: {error}") from error
+        raw.update(loaded)  # type: ignore[arg-type]
+    word = "embeddings.word_embeddings.weight"
+    prefix = next((prefix for prefix in PREFIXES if prefix + word in raw), None)
+    if prefix is None:
+        raise EngineLoadError(f"{folder}: tensor {word} is missing; this is not a checkpoint of the BERT family")
+    found = {name: _take(folder, raw, prefix + name, shape) for name, shape in _shapes(config).items()}
+    for name in (word, "embeddings.position_embeddings.weight", "embeddings.token_type_embeddings.weight"):
+        found[name] = _take(folder, raw, prefix + name, (-1, config.hidden))
+    mx.eval(list(found.values()))
+    return found
+
+
+def _take(folder: Path, raw: dict[str, mx.array], name: str, shape: tuple[int, ...]) -> mx.array:
+    tensor = raw.get(name)
+    if tensor is None:
+        raise EngineLoadError(f"{folder}: tensor {name} is missing")
+    given = tuple(tensor.shape)
+    if len(given) != len(shape) or any(wanted not in (-1, size) for wanted, size in zip(shape, given, strict=True)):
+        raise EngineLoadError(f"{folder}: tensor {name} has shape {given}, config.json asks for {shape}")
+    return tensor.astype(mx.float32)
+
+
+def _shapes(config: EncoderConfig) -> dict[str, tuple[int, ...]]:
+    hidden = config.hidden
+    shapes: dict[str, tuple[int, ...]] = {
+        "embeddings.LayerNorm.weight": (hidden,),
+        "embeddings.LayerNorm.bias": (hidden,),
+    }
+    for layer in range(config.layers):
+        base = f"encoder.layer.{layer}."
+        for name in ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"):
+            shapes[f"{base}{name}.weight"] = (hidden, hidden)
+            shapes[f"{base}{name}.bias"] = (hidden,)
+        shapes[base + "intermediate.dense.weight"] = (-1, hidden)
+        shapes[base + "intermediate.dense.bias"] = (-1,)
+        shapes[base + "output.dense.weight"] = (hidden, -1)
+        shapes[base + "output.dense.bias"] = (hidden,)
+        for name in ("attention.output.LayerNorm", "output.LayerNorm"):
+            shapes[f"{base}{name}.weight"] = shapes[f"{base}{name}.bias"] = (hidden,)
+    return shapes
+
+
+def _check_file(path: Path) -> None:
+    """Raise if the file is shorter than its header says: a download that broke off looks like this."""
+    size = path.stat().st_size
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > _HEADER_MAX_BYTES:
+                raise ValueError("its header is too long")
+            header = json.loads(file.read(length))
+        needed = 8 + length + max(entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
+    except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
+        raise EngineLoadError(f"{path} is not a safetensors file: {error}") from error
+    if size < needed:
+        raise EngineLoadError(f"{path} is truncated: it has {size} bytes, its header asks for {needed}")
