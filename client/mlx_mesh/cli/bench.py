@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import json
 import secrets
@@ -45,6 +44,8 @@ def run(args: argparse.Namespace) -> int:
         args.usage_error(f"--concurrency: {args.concurrency} is not allowed; allowed: 1 to {CONCURRENCY_MAX}")
     if not 0 < args.seconds <= 3600 or not 1 <= args.size <= 1024**2:  # noqa: PLR2004
         args.usage_error("--seconds has to be above 0 and up to 3600, --size from 1 to 1048576")
+    import asyncio
+
     require_broker()
     latencies, errors, seconds = asyncio.run(_measure(args))
     figures = _figures(args, sorted(latencies), errors, seconds)
@@ -53,6 +54,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _measure(args: argparse.Namespace) -> tuple[list[float], Counter[str], float]:
+    import asyncio
+
     from mlx_mesh import AsyncMesh
 
     latencies: list[float] = []

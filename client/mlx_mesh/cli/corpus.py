@@ -35,6 +35,11 @@ ABOUT_ONE_TEXT = frozenset({"POISON_REQUEST", "ENGINE_ERROR", "INVALID_REQUEST",
 """Errors that one text can cause: the texts of such a request are then sent one by one."""
 
 
+def normalize_field(*, raw: bool) -> dict[str, bool]:
+    """Return the part of an ``embed`` body that leaves vectors unscaled; otherwise the model's folder decides."""
+    return {"normalize": False} if raw else {}
+
+
 class Refused(NamedTuple):
     """A line that has no vector, and why."""
 
@@ -79,7 +84,7 @@ class Corpus:
         self._show = show
         self._skip_bad = skip_bad
         self._batches = batches(read_lines(source, parse, offset=progress.offset, number=progress.line))
-        self._body = {"normalize": progress.options["normalize"] == "true"}
+        self._body = normalize_field(raw=progress.options["raw"] == "yes")
         self._started = self._saved = time.monotonic()
         self._earlier_s = progress.seconds
         self._writer: Writer
@@ -89,11 +94,10 @@ class Corpus:
         """Embed what is left. However it ends, what is done stays done.
 
         Raises:
-            CommandError: a bad line, the output is in use by another run, or the model changed on the way.
+            CommandError: a bad line, or the model changed on the way.
             MeshError: the mesh could not answer; another run goes on from here.
         """
         with contextlib.ExitStack() as stack:
-            stack.enter_context(self._paths.locked())
             kind = NpyWriter if self._paths.out.suffix == ".npy" else JsonlWriter
             self._writer = kind(self._paths.partial, self.progress.size)
             stack.callback(self._writer.close)

@@ -25,8 +25,8 @@ class Paths:
         self.skipped = out.with_name(out.name + ".skipped.jsonl")
 
     def forget(self) -> None:
-        """Remove what earlier runs left, the output included."""
-        for path in (self.out, self.partial, self.progress, self.skipped):
+        """Remove what earlier runs left beside the output. The output stays until there is another."""
+        for path in (self.progress, self.skipped):
             path.unlink(missing_ok=True)
 
     def finish(self, skipped: int) -> None:
@@ -47,6 +47,8 @@ class Paths:
                 fail(f"{self.partial} is being written by another run; wait for it, or choose another --out")
             yield
         finally:
+            if not os.fstat(descriptor).st_size:
+                self.partial.unlink(missing_ok=True)
             os.close(descriptor)
 
 
@@ -55,7 +57,7 @@ class Progress(NamedTuple):
 
     Attributes:
         source: fingerprint of the input.
-        options: what else must be the same to go on (field, model, normalize).
+        options: what else must be the same to go on (field, model, raw).
         offset: bytes of the input that are done, ``line`` lines.
         size: bytes of the output that hold their rows.
         rows, tokens, truncated: totals so far.

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from mlx_mesh.cli import status, up
 from mlx_mesh.cli.demo_texts import paragraphs
-from mlx_mesh.cli.output import EXIT_INTERRUPTED, EXIT_OK, CommandError, count, note, say
+from mlx_mesh.cli.output import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, CommandError, count, note, say
 from mlx_mesh.cli.starting import wait_until_ready
 from mlx_mesh.cli.supervisor import Supervisor
 from mlx_mesh.cli.table import duration, milliseconds, percentile, table
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     from mlx_mesh.cli.demo_texts import Paragraph
 
 QUESTIONS = (
-    "What happens to a request when the worker that computes it is killed?",
-    "How do I run another program and collect what it prints?",
-    "Where can I keep a file that is removed by itself?",
+    "What does the broker do with the jobs of a worker that is lost?",
+    "How do I run another program and get its output and exit code?",
+    "How do I create a temporary file that is deleted when it is closed?",
     "How do several threads wait for each other?",
 )
 TOP = 3
@@ -48,8 +48,16 @@ STOPPED_WITHIN_S = 90.0
 
 COLD_CALL = """\
 import sys
-from mlx_mesh_worker.engines.embed.once import embed_once
-print(len(embed_once(sys.argv[1:])[0]))
+from mlx_mesh_wire import messages, pack_body
+from mlx_mesh_worker.engines.embed import EmbedEngine
+from mlx_mesh_worker.job import Job
+engine = EmbedEngine()
+engine.mark = len
+engine.load()
+message = messages.Job(1, 1, bytes(16), 1, "embed", "", 0, 60000, 0, 0, b"", "")
+engine.admit(Job(message, pack_body({"texts": sys.argv[1:]}), 0.0))
+(result,) = engine.step()
+print(result.value["vectors"].shape)
 """
 """What a service without a mesh does for every call: start Python, load the model, embed one text, exit."""
 
@@ -66,9 +74,9 @@ def main() -> int:
     except KeyboardInterrupt:
         note("interrupted")
         return EXIT_INTERRUPTED
-    except (CommandError, MeshError, OSError) as error:
+    except (CommandError, MeshError, OSError, subprocess.CalledProcessError) as error:
         note(f"demo: {error}")
-        return 1
+        return EXIT_FAILED
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         up.stop(supervisor, STOPPED_WITHIN_S)
@@ -90,7 +98,7 @@ def _show(directory: Path, supervisor: Supervisor) -> None:
         for question in QUESTIONS:
             _answer(mesh, question, texts, vectors)
         _compare(mesh)
-        _title("The workers (mlx-mesh status)")
+        _title("What the broker says (mlx-mesh status)")
         say(status.render({**mesh.status(), "processes": supervisor.processes()}))
 
 

@@ -40,7 +40,7 @@ def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "texts", nargs="*", metavar="TEXT", help="texts; a single - reads them from standard input, one a line"
     )
     parser.add_argument("--model", default="", help="model to use (default: the workers' own)")
-    parser.add_argument("--no-normalize", action="store_true", help="leave the vectors at their own length")
+    parser.add_argument("--no-normalize", action="store_true", help="do not scale the vectors to length 1")
     few = parser.add_argument_group("a few texts")
     few.add_argument(
         "--format", choices=("json", "jsonl", "npy"), default="json",
@@ -97,7 +97,7 @@ def _few(args: argparse.Namespace, texts: list[str]) -> int:
     with Mesh() as mesh:
         for start in range(0, len(texts), TEXTS_AT_ONCE):
             part = texts[start : start + TEXTS_AT_ONCE]
-            body = {"texts": part, "normalize": not args.no_normalize}
+            body = {"texts": part, **({"normalize": False} if args.no_normalize else {})}
             result = mesh.call("embed", body, model=args.model, lane=args.lane, timeout=args.timeout)
             _show(args.format, part, result, len(texts) if start == 0 else 0)
     return EXIT_OK

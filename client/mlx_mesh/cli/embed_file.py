@@ -42,9 +42,9 @@ def run_file(args: argparse.Namespace) -> int:
     with source:
         progress, total = (_fresh(args, ""), 0) if from_stdin else _prepare(args, source, paths, parse)
         require_broker()
-        if not progress.line:
-            paths.forget()
-        with ProgressBar("embedding", "lines", total, progress.line) as bar:
+        with paths.locked(), ProgressBar("embedding", "lines", total, progress.line) as bar:
+            if not progress.line:
+                paths.forget()
             corpus = Corpus(source, paths, progress, parse, bar.show, skip_bad=args.skip_bad)
             stopped, status = asyncio.run(_run(corpus))
     if status:
@@ -55,7 +55,7 @@ def run_file(args: argparse.Namespace) -> int:
 
 
 def _fresh(args: argparse.Namespace, source: str) -> Progress:
-    options = {"field": args.field, "model": args.model, "normalize": "false" if args.no_normalize else "true"}
+    options = {"field": args.field, "model": args.model, "raw": "yes" if args.no_normalize else "no"}
     return Progress(source, options)
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mlx_mesh.cli import bench, config, drain, embed, status, up
 from mlx_mesh.cli.output import EXIT_FAILED, EXIT_INTERRUPTED, CommandError, note
@@ -35,11 +34,23 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=EXITS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"mlx-mesh {version('mlx-mesh')}")
+    parser.add_argument("--version", action=_Version, help="show the version and exit")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for module in (up, status, embed, drain, bench, config):
         module.add_parsers(commands)
     return parser
+
+
+class _Version(argparse.Action):
+    """Looks the version up only when it is asked for: that takes longer than most commands."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(nargs=0, **kwargs)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from importlib.metadata import version
+
+        parser.exit(message=f"mlx-mesh {version('mlx-mesh')}\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

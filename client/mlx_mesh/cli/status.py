@@ -124,6 +124,6 @@ def _troubled(status: dict[str, Any]) -> str:
     rows = [
         (process["name"], process["statename"], process["spawnerr"] or process["description"] or "-")
         for process in status.get("processes", ())
-        if process["statename"] != "RUNNING"
+        if process["statename"] not in {"RUNNING", "STARTING"}
     ]
     return table(("PROCESS", "STATE", "REASON"), rows) if rows else ""

@@ -1,0 +1,110 @@
+"""Runs the commands as a person at a terminal does."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+TOP = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+PATIENCE_S = 60.0
+
+
+def wait_for(condition: Callable[[], object], what: str) -> None:
+    """Poll until the condition holds."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, f"waited in vain for: {what}"
+        time.sleep(0.02)
+
+
+class Shell:
+    """Runs the commands of one user with one run directory, as a person at a terminal does."""
+
+    def __init__(self, run_dir: Path | None, home: Path) -> None:
+        self.home = home
+        self.run_dir = run_dir or home / ".mlx-mesh" / "run"
+        self.cwd = home
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("MLX_MESH_")}
+        # As in a terminal whose virtual environment is not activated.
+        path = os.pathsep.join(part for part in os.environ["PATH"].split(os.pathsep) if Path(part) != BIN)
+        self.env = {**kept, "HOME": str(home), "PATH": path}
+        if run_dir is not None:
+            self.env["MLX_MESH_RUN_DIR"] = str(run_dir)
+
+    def run(self, program: str, *args: object, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+        """Run a program of the virtual environment to its end."""
+        command = [str(BIN / program), *map(str, args)]
+        return subprocess.run(
+            command, input=stdin, capture_output=True, env=self.env, cwd=self.cwd, timeout=PATIENCE_S, check=False
+        )
+
+    def start(self, program: str, *args: object) -> subprocess.Popen[bytes]:
+        """Start a program in a process group of its own."""
+        command = [str(BIN / program), *map(str, args)]
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=self.env,
+            cwd=self.cwd,
+            start_new_session=True,
+        )
+
+    def mesh(self, *args: object, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+        """Run ``mlx-mesh`` to its end."""
+        return self.run("mlx-mesh", *args, stdin=stdin)
+
+    def good(self, *args: object, stdin: bytes = b"") -> str:
+        """Run ``mlx-mesh``, demand exit status 0, return its stdout."""
+        done = self.mesh(*args, stdin=stdin)
+        assert done.returncode == 0, done.stderr.decode()
+        return done.stdout.decode()
+
+    def bad(self, *args: object, stdin: bytes = b"", status: int = 1) -> str:
+        """Run ``mlx-mesh``, demand that failure and no traceback, return its stderr."""
+        done = self.mesh(*args, stdin=stdin)
+        errors = done.stderr.decode()
+        assert (done.returncode, "Traceback" in errors) == (status, False), errors
+        return errors
+
+    def supervisorctl(self, *args: object) -> str:
+        """Run ``supervisorctl`` with the conf of the checkout, return its output."""
+        return self.run("supervisorctl", "-c", TOP / "supervisord.conf", *args).stdout.decode()
+
+    def supervisord_pid(self) -> int | None:
+        """Return the pid that supervisord left."""
+        try:
+            return int((self.run_dir / "supervisord.pid").read_text())
+        except (OSError, ValueError):
+            return None
+
+    def clean_up(self) -> None:
+        """Stop whatever is left of the mesh."""
+        pid = self.supervisord_pid()
+        if pid is None:
+            return
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.mesh("down", "--timeout", 30)
+        if self.supervisord_pid() == pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def changed_conf(folder: Path, old: str, new: str) -> Path:
+    """Return the conf of the checkout with one thing changed."""
+    text = (TOP / "supervisord.conf").read_text()
+    assert old in text
+    path = folder / "supervisord.conf"
+    path.write_text(text.replace(old, new))
+    return path

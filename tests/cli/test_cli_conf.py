@@ -1,0 +1,54 @@
+"""What supervisord.conf promises, read as supervisord reads it."""
+
+from __future__ import annotations
+
+from configparser import RawConfigParser
+
+import pytest
+from cli_shell import TOP
+
+from mlx_mesh.cli.up import default_conf
+
+
+@pytest.fixture(scope="module")
+def conf() -> RawConfigParser:
+    parser = RawConfigParser(inline_comment_prefixes=(";",))
+    parser.read(TOP / "supervisord.conf")
+    return parser
+
+
+def test_the_command_uses_the_same_file(conf: RawConfigParser):
+    assert default_conf() == TOP / "supervisord.conf"
+
+
+def test_nothing_listens_on_a_network(conf: RawConfigParser):
+    assert not [name for name in conf.sections() if name.startswith("inet_http_server")]
+
+
+def test_socket_and_files_are_for_their_owner_alone(conf: RawConfigParser):
+    assert conf["unix_http_server"]["chmod"] == "0700"
+    assert conf["supervisord"]["umask"] == "077"
+
+
+def test_every_log_is_rotated(conf: RawConfigParser):
+    for name in conf.sections():
+        if name.startswith("program:"):
+            assert conf[name]["stdout_logfile_maxbytes"] == "10MB"
+            assert 0 < int(conf[name]["stdout_logfile_backups"]) < 10
+    assert conf["supervisord"]["logfile_maxbytes"] == "10MB"
+
+
+def test_workers_are_given_more_time_to_stop_than_they_take_to_drain(conf: RawConfigParser):
+    from mlx_mesh_worker.settings import WorkerSettings
+
+    assert int(conf["program:embed"]["stopwaitsecs"]) >= WorkerSettings().drain_s + 5
+    assert conf["program:embed"]["stopsignal"] == "TERM"
+
+
+def test_the_broker_is_started_first_and_stopped_last(conf: RawConfigParser):
+    assert int(conf["program:broker"]["priority"]) < int(conf["group:workers"]["priority"])
+
+
+def test_two_workers_bear_the_names_that_the_broker_shows(conf: RawConfigParser):
+    assert conf["program:embed"]["numprocs"] == "2"
+    assert f"--name {conf['program:embed']['process_name']}" in conf["program:embed"]["command"]

@@ -1,0 +1,145 @@
+"""Starting and stopping: by mlx-mesh, by supervisord itself, twice, side by side, and when it cannot work."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cli_shell import TOP, Shell, changed_conf, wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def workers(shell: Shell) -> dict[str, int]:
+    """Return the pids of the workers that are ready."""
+    done = shell.mesh("status", "--json")
+    found = json.loads(done.stdout)["workers"] if done.returncode == 0 else []
+    return {worker["name"]: worker["pid"] for worker in found if worker["state"] == "ready"}
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_supervisord_alone_serves_a_user_who_never_had_a_mesh(make_shell: Callable[..., Shell]):
+    shell = make_shell(default_run_dir=True)
+    shell.cwd = TOP
+    started = shell.run("supervisord", "-c", "supervisord.conf")
+    assert started.returncode == 0, started.stderr.decode()
+    wait_for(lambda: len(workers(shell)) == 2, "two workers")
+    shell.cwd = Path("/")
+    assert len(json.loads(shell.good("embed", "hello"))) == 384
+    assert stat.S_IMODE(shell.run_dir.stat().st_mode) == 0o700
+    assert stat.S_IMODE((shell.run_dir / "supervisor.sock").stat().st_mode) == 0o700
+    assert {stat.S_IMODE(path.stat().st_mode) for path in shell.run_dir.glob("*.log")} == {0o600}
+    before = workers(shell)
+    assert "workers:embed-0: started" in shell.supervisorctl("restart", "workers:embed-0")
+    wait_for(lambda: workers(shell).get("embed-0", before["embed-0"]) != before["embed-0"], "another embed-0")
+    assert workers(shell)["embed-1"] == before["embed-1"]
+    assert shell.good("down") == "the mesh is down\n"
+    assert not any(map(alive, before.values()))
+
+
+def test_supervisorctl_acts_on_the_mesh_of_the_run_directory(make_shell: Callable[..., Shell], echo_conf: Path):
+    shell = make_shell()
+    assert shell.run("supervisord", "-c", echo_conf).returncode == 0
+    wait_for(lambda: shell.supervisorctl("status").count("RUNNING") == 3, "three processes")
+    assert "broker_ready" in shell.supervisorctl("tail", "broker")
+    assert "workers:embed-1: stopped" in shell.supervisorctl("stop", "workers:embed-1")
+    wait_for(lambda: set(workers(shell)) == {"embed-0"}, "one worker")
+    assert "embed-1  STOPPED" in " ".join(shell.good("status").split(" ")).replace("   ", "  ")
+    assert "workers:embed-1: started" in shell.supervisorctl("start", "workers:*")
+    wait_for(lambda: set(workers(shell)) == {"embed-0", "embed-1"}, "both workers")
+    pid = workers(shell)["embed-0"]
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: workers(shell).get("embed-0", pid) != pid, "a new worker after a crash")
+    epoch = json.loads(shell.good("status", "--json"))["epoch"]
+    assert "broker: started" in shell.supervisorctl("restart", "broker")
+    wait_for(lambda: len(workers(shell)) == 2, "the workers at the new broker")
+    assert json.loads(shell.good("status", "--json"))["epoch"] != epoch
+    assert "Restarted supervisord" in shell.supervisorctl("reload")
+    wait_for(lambda: len(workers(shell)) == 2, "the mesh after a reload")
+
+
+def test_up_twice_is_refused_and_down_twice_is_not(no_mesh: Shell, echo_conf: Path):
+    assert "the mesh is up" in no_mesh.good("up", "--detach", "--conf", echo_conf)
+    assert "is up already" in no_mesh.bad("up", "--detach", "--conf", echo_conf)
+    assert no_mesh.good("down") == "the mesh is down\n"
+    assert no_mesh.good("down") == f"nothing is up in {no_mesh.run_dir}\n"
+    assert "the mesh is up" in no_mesh.good("up", "--detach", "--conf", echo_conf)
+    assert len(workers(no_mesh)) == 2
+
+
+def test_two_meshes_live_side_by_side(make_shell: Callable[..., Shell], echo_conf: Path):
+    one, two = make_shell(), make_shell()
+    for shell in (one, two):
+        shell.good("up", "--detach", "--conf", echo_conf)
+    assert not set(workers(one).values()) & set(workers(two).values())
+    one.good("down")
+    assert "no broker is running" in one.bad("status")
+    assert len(workers(two)) == 2
+
+
+def test_up_in_the_foreground_shows_the_logs_and_stops_everything_on_ctrl_c(no_mesh: Shell, echo_conf: Path):
+    process = no_mesh.start("mlx-mesh", "up", "--conf", echo_conf)
+    wait_for(lambda: len(workers(no_mesh)) == 2, "two workers")
+    pids = workers(no_mesh).values()
+    assert "workers:embed-0: started" in no_mesh.supervisorctl("restart", "workers:embed-0")
+    wait_for(lambda: len(workers(no_mesh)) == 2, "both workers again")
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr.decode()
+    assert "embed-0: ready" in stderr.decode()
+    assert "embed-0 | " in stdout.decode()
+    assert not any(map(alive, pids))
+    assert no_mesh.good("down").startswith("nothing is up")
+
+
+def test_a_worker_that_cannot_start_is_shown_with_its_log_and_nothing_is_left(no_mesh: Shell, tmp_path: Path):
+    conf = changed_conf(tmp_path, "--engine embed", f"--engine embed --model {tmp_path}/no-such-model")
+    conf.write_text(conf.read_text().replace("startretries = 3", "startretries = 1"))
+    errors = no_mesh.bad("up", "--detach", "--conf", conf)
+    assert "FATAL" in errors
+    assert "no-such-model" in errors
+    assert "could not be started; its log is" in errors
+    assert no_mesh.good("down").startswith("nothing is up")
+
+
+def test_a_run_directory_that_others_may_enter_is_refused_by_supervisord_and_by_up(no_mesh: Shell):
+    no_mesh.run_dir.mkdir(mode=0o755)
+    assert f"run: chmod 700 {no_mesh.run_dir}" in no_mesh.bad("up", "--detach")
+    refused = no_mesh.run("supervisord", "-c", TOP / "supervisord.conf")
+    assert refused.returncode == 2
+    assert "others may enter it" in refused.stderr.decode()
+
+
+def test_a_run_directory_with_a_long_path_is_refused(no_mesh: Shell):
+    no_mesh.env["MLX_MESH_RUN_DIR"] = str(no_mesh.run_dir / ("x" * 100))
+    assert "is too long" in no_mesh.bad("up", "--detach")
+
+
+def test_a_conf_that_is_not_there_is_refused(no_mesh: Shell, tmp_path: Path):
+    assert "there is no such file" in no_mesh.bad("up", "--conf", tmp_path / "none")
+    (tmp_path / "broken").write_text("[supervisord\n")
+    assert "supervisord did not start" in no_mesh.bad("up", "--conf", tmp_path / "broken")
+
+
+def test_a_broker_started_by_hand_is_left_alone(no_mesh: Shell):
+    broker = no_mesh.start("mlx-mesh-broker")
+    try:
+        wait_for((no_mesh.run_dir / "control.sock").exists, "the broker's sockets")
+        assert "a broker that supervisord did not start" in no_mesh.bad("up", "--detach")
+        assert "was not started by supervisord" in no_mesh.bad("down")
+        assert "no workers" in no_mesh.good("status")
+    finally:
+        broker.terminate()
+        broker.communicate(timeout=30)
