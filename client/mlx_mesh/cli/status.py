@@ -90,7 +90,7 @@ def _workers(workers: list[dict[str, Any]]) -> str:
             worker["state"],
             worker["pid"],
             ",".join(worker["ops"]),
-            ",".join(worker["models"]) or "any",
+            ",".join(_without_aliases(worker["models"])) or "any",
             f"{worker['in_flight']}/{worker['slots']}",
             f"{worker['served']:,}",
             size(worker["memory"]["rss"]) if "rss" in worker["memory"] else "-",
@@ -101,6 +101,11 @@ def _workers(workers: list[dict[str, Any]]) -> str:
     ]
     header = ("WORKER", "STATE", "PID", "OPS", "MODELS", "BUSY", "SERVED", "MEMORY", "HEARD", "UP")
     return table(header, rows, right="PID BUSY SERVED MEMORY HEARD UP")
+
+
+def _without_aliases(models: list[str]) -> list[str]:
+    """Return the models without the short names of those that are listed as ``organisation/name`` too."""
+    return [name for name in models if not any(other.endswith("/" + name) for other in models)]
 
 
 def _queues(queues: list[dict[str, Any]]) -> str:

@@ -89,10 +89,8 @@ def run_down(args: argparse.Namespace) -> int:
 
 
 def default_conf() -> Path:
-    """Return the ``supervisord.conf`` that belongs to this code: in the package, or on top of the checkout."""
-    here = Path(__file__).resolve()
-    packaged = here.with_name("supervisord.conf")
-    return packaged if packaged.is_file() else here.parents[3] / "supervisord.conf"
+    """Return the ``supervisord.conf`` that came with this code; in a checkout it is the one on top."""
+    return Path(__file__).with_name("supervisord.conf").resolve()
 
 
 def stop(supervisor: Supervisor, timeout: float) -> bool:
