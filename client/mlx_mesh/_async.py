@@ -100,7 +100,7 @@ class AsyncMesh:
         self,
         texts: str | Sequence[str],
         *,
-        normalize: bool = True,
+        normalize: bool | None = None,
         model: str | None = None,
         timeout: float = DEFAULT_TIMEOUT_S,  # noqa: ASYNC109  as above
         lane: str = "standard",
@@ -108,7 +108,10 @@ class AsyncMesh:
         wait_for_ready: bool = False,
         cache: bool = True,
     ) -> Embeddings:
-        """Return one vector for each text. Long lists go as several requests that run side by side."""
+        """Return one vector for each text. Long lists go as several requests that run side by side.
+
+        ``normalize`` makes the vectors one long, or does not; None does as the model's own folder says.
+        """
         checked = options(
             model=model,
             timeout=timeout,

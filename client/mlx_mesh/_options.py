@@ -57,13 +57,13 @@ class Options(NamedTuple):
 
 def options(
     *,
-    model: str | None,
-    timeout: float,
-    lane: str,
+    model: Any,
+    timeout: Any,
+    lane: Any,
     at_most_once: bool,
     wait_for_ready: bool,
     cache: bool = True,
-    affinity: str | bytes | None = None,
+    affinity: Any = None,
 ) -> Options:
     """Return the checked keywords.
 
@@ -99,7 +99,7 @@ def check_window(window: Any) -> int:
     return window
 
 
-def embed_bodies(texts: str | Sequence[str], normalize: bool) -> list[list[Frame]]:
+def embed_bodies(texts: str | Sequence[str], normalize: bool | None) -> list[list[Frame]]:
     """Return the bodies of the requests that embed these texts, in order.
 
     Raises:
@@ -115,12 +115,16 @@ def embed_bodies(texts: str | Sequence[str], normalize: bool) -> list[list[Frame
     chars = 0
     for text in every:
         if batch and (len(batch) == TEXTS_PER_REQUEST or chars + len(text) > CHARS_PER_REQUEST):
-            bodies.append(pack_body({"texts": batch, "normalize": normalize}))
+            bodies.append(_embed_body(batch, normalize))
             batch, chars = [], 0
         batch.append(text)
         chars += len(text)
-    bodies.append(pack_body({"texts": batch, "normalize": normalize}))
+    bodies.append(_embed_body(batch, normalize))
     return bodies
+
+
+def _embed_body(texts: list[str], normalize: bool | None) -> list[Frame]:
+    return pack_body({"texts": texts} if normalize is None else {"texts": texts, "normalize": normalize})
 
 
 def _check_text(index: int, text: Any) -> None:
@@ -135,7 +139,7 @@ def _check_text(index: int, text: Any) -> None:
         raise InvalidRequestError(f"texts[{index}] is not valid Unicode: {error}", details=where) from error
 
 
-def _affinity(key: str | bytes | None) -> bytes:
+def _affinity(key: Any) -> bytes:
     if key is None:
         return b""
     if isinstance(key, str):

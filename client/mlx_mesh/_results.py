@@ -59,7 +59,8 @@ class Embeddings:
         index %= self._length
         part = max(i for i, start in enumerate(self._starts) if start <= index)
         first = (index - self._starts[part]) * self.dimension
-        return self._views[part][first : first + self.dimension].tolist()
+        vector: list[float] = self._views[part][first : first + self.dimension].tolist()  # type: ignore[assignment]
+        return vector
 
     def __repr__(self) -> str:
         return f"<Embeddings of {self._length} texts, dimension {self.dimension}, model {self.model!r}>"
@@ -75,8 +76,8 @@ class Embeddings:
             ImportError: numpy is not installed.
         """
         try:
-            import numpy
+            import numpy as np
         except ImportError as error:
             raise ImportError("Embeddings.numpy() needs numpy: pip install numpy, or use tolist()") from error
-        arrays = [numpy.frombuffer(tensor.data, dtype="<f4").reshape(tensor.shape) for tensor in self._tensors]
-        return arrays[0] if len(arrays) == 1 else numpy.concatenate(arrays)
+        arrays = [np.frombuffer(tensor.data, dtype="<f4").reshape(tensor.shape) for tensor in self._tensors]
+        return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)

@@ -1,4 +1,4 @@
-"""When to send a refused request again: jittered exponential backoff within a budget, so that retries cannot pile up."""
+"""When to send a refused request again: jittered exponential backoff, within a budget."""
 
 from __future__ import annotations
 
@@ -35,5 +35,5 @@ class RetryBudget:
         if not error.retryable or self._tokens < 1.0:
             return None
         self._tokens -= 1.0
-        backoff_s = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2**retries)
+        backoff_s = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2.0**retries)
         return max(error.retry_after_ms / 1000, backoff_s) * (0.5 + self._random())

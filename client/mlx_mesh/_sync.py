@@ -95,7 +95,7 @@ class Mesh:
         self,
         texts: str | Sequence[str],
         *,
-        normalize: bool = True,
+        normalize: bool | None = None,
         model: str | None = None,
         timeout: float = DEFAULT_TIMEOUT_S,
         lane: str = "standard",
@@ -103,7 +103,10 @@ class Mesh:
         wait_for_ready: bool = False,
         cache: bool = True,
     ) -> Embeddings:
-        """Return one vector for each text. Long lists go as several requests that run side by side."""
+        """Return one vector for each text. Long lists go as several requests that run side by side.
+
+        ``normalize`` makes the vectors one long, or does not; None does as the model's own folder says.
+        """
         checked = options(
             model=model,
             timeout=timeout,
@@ -208,11 +211,14 @@ class Mesh:
 
     def _serve(self) -> None:
         link = self._link
-        while not link.closed:
+        while self._alive():
             descriptor = link.fd
             with Sleeper([descriptor, self._wake.fd]) as sleeper:
-                while not link.closed and link.fd == descriptor:
+                while self._alive() and link.fd == descriptor:
                     self._turn(sleeper)
+
+    def _alive(self) -> bool:
+        return not self._link.closed
 
     def _turn(self, sleeper: Sleeper) -> None:
         link = self._link
@@ -284,7 +290,9 @@ class Stream:
 
     def __next__(self) -> Any:
         if self._over:
-            raise self._ended or StopIteration
+            if self._ended is not None:
+                raise self._ended
+            raise StopIteration
         try:
             outcome, frames = self._waiter.next()
         except BaseException:

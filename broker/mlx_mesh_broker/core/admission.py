@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mlx_mesh_broker.core import state as tables
 from mlx_mesh_broker.core.answers import failure
 from mlx_mesh_broker.core.dispatch import no_worker
 from mlx_mesh_broker.core.entities import Request
@@ -92,6 +93,12 @@ class Admission:
         return queue if queue is not None and self._dispatcher.may_wait(queue, request) else None
 
     def _nobody(self, request: Request) -> Failure:
+        if (request.op, request.model) not in self._state.queues and len(self._state.queues) >= tables.QUEUES_MAX:
+            return failure(
+                "OVERLOADED",
+                f"{tables.QUEUES_MAX} pairs of op and model have work waiting",
+                retry_after_ms=RETRY_MAX_MS,
+            )
         return no_worker(self._state, request.op, request.model)
 
     def _overload(self, queue: Queue, request: Request) -> Failure | None:
@@ -114,7 +121,7 @@ class Admission:
 
     def _retry_after_ms(self, queue: Queue) -> int:
         """Return how long the queue takes to become half empty at the pace of this epoch so far."""
-        done = sum(queue.metrics.outcomes.values())
+        done = sum(queue.metrics.request_time.counts)
         elapsed = self._state.now - self._state.started
         if not done or elapsed <= 0:
             return RETRY_MAX_MS

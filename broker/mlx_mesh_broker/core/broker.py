@@ -9,6 +9,7 @@ from mlx_mesh_broker.core.admission import Admission
 from mlx_mesh_broker.core.answers import Answers, failure
 from mlx_mesh_broker.core.clients import Clients
 from mlx_mesh_broker.core.dispatch import Dispatcher
+from mlx_mesh_broker.core.entities import Request
 from mlx_mesh_broker.core.lifecycle import Turn
 from mlx_mesh_broker.core.state import State
 from mlx_mesh_broker.core.status import status
@@ -126,15 +127,13 @@ class Broker:
                 self._workers.exited(worker, event.running)
 
     def _wakeup(self, event: events.Wakeup) -> None:
-        for item in self._state.timers.pop_due(self._state.now):
+        while (item := self._state.timers.pop(self._state.now)) is not None:
             if isinstance(item, Alarm):
                 item.call()
-            elif item.tick < 0:
-                self._expire(item)
-
-    def _expire(self, item: Any) -> None:
-        if item.session.outstanding.get(item.id) is item:
-            self._dispatcher.drop(item, failure("DEADLINE_EXCEEDED", "the deadline passed before there was an answer"))
+            else:
+                assert isinstance(item, Request)  # noqa: S101  nothing else is timed
+                why = failure("DEADLINE_EXCEEDED", "the deadline passed before there was an answer")
+                self._dispatcher.drop(item, why)
 
     def _held_up(self, event: events.HeldUp) -> None:
         """Give everybody the time that the broker itself was away."""

@@ -95,6 +95,8 @@ class Dispatcher:
             queue = queues[worker.cursor]
             if queue.count:
                 self.pump(queue)
+                if len(worker.jobs) >= worker.capacity:
+                    return
 
     def pump(self, queue: Queue) -> None:
         """Dispatch from the queue while a worker has room."""
@@ -144,8 +146,9 @@ class Dispatcher:
             request.queue.remove(request)
             if heir is not None:
                 self.place(heir, request.queue)
-        elif request.worker is not None:
+        else:
             worker = request.worker
+            assert worker is not None  # noqa: S101  it waits nowhere, so it runs
             if heir is not None:
                 worker.jobs[request.job_id] = heir
                 heir.worker, heir.job_id, request.worker = worker, request.job_id, None
@@ -193,15 +196,11 @@ class Dispatcher:
 
     def _give_up(self, queue: Queue) -> None:
         queue.alarm = None
-        if queue.gone_at is None:
-            return
         op, model = queue.key
         why = no_worker(self._state, op, model)
         for request in [each for each in queue if not self.may_wait(queue, each)]:
             queue.remove(request)
             self._answers.failed(request, why)
-        if any(not each.flags & Flag.WAIT_FOR_READY for each in queue):
-            self._await_workers(queue)
 
     def _choose(self, queue: Queue, request: Request) -> Worker | None:
         if not request.affinity:

@@ -91,5 +91,6 @@ def _check_queue(state: State, queue: Queue) -> None:
     best = queue.pool.best()
     _must((best is None) == (not free), f"{name} finds a free worker")
     if best is not None:
-        _must(best is min(free, key=lambda w: _rank(queue, w)), f"{name} chooses by warmth, load and last use")
+        ranks = [_rank(queue, worker) for worker in free]
+        _must(_rank(queue, best) == min(ranks), f"{name} chooses by warmth, load and last use")
         _must(not queue.count, f"{name} leaves no fit worker idle beside a waiting request")

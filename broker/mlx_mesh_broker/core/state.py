@@ -122,7 +122,8 @@ class State:
         queue.pool.note(worker)
 
     def _drop_idle_queues(self) -> bool:
-        idle = [key for key, queue in self.queues.items() if not queue.count]
+        used = {request.queue for session in self.sessions.values() for request in session.outstanding.values()}
+        idle = [key for key, queue in self.queues.items() if queue not in used]
         for key in idle:
             queue = self.queues.pop(key)
             for worker in queue.pool.workers:

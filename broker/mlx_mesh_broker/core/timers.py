@@ -78,7 +78,7 @@ class Timers:
         self.add(item, now)
 
     def next(self) -> float | None:
-        """Return when ``pop_due`` may have something next, or None."""
+        """Return when ``pop`` may have something next, or None."""
         while self._ticks:
             tick = self._ticks[0]
             if self._buckets[tick]:
@@ -86,14 +86,17 @@ class Timers:
             del self._buckets[heappop(self._ticks)]
         return None
 
-    def pop_due(self, now: float) -> list[Timed]:
-        """Remove and return what is due."""
-        due: list[Timed] = []
+    def pop(self, now: float) -> Timed | None:
+        """Remove and return something that is due, or None; what is removed meanwhile does not come any more."""
         while self._ticks and self._ticks[0] * TICK_S <= now:
-            for item in self._buckets.pop(heappop(self._ticks)):
-                item.tick = -1
-                if item.due <= now:
-                    due.append(item)
-                else:
-                    self.add(item, now)
-        return due
+            bucket = self._buckets[self._ticks[0]]
+            if not bucket:
+                del self._buckets[heappop(self._ticks)]
+                continue
+            item, _ = bucket.popitem()
+            item.tick = -1
+            # The half tick covers the rounding of the tick's own time.
+            if item.due <= now + TICK_S / 2:
+                return item
+            self.add(item, now)
+        return None

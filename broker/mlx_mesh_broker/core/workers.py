@@ -8,7 +8,7 @@ from mlx_mesh_broker.core.actions import ToWorker, Unwatch, Watch
 from mlx_mesh_broker.core.answers import Failure, failure
 from mlx_mesh_broker.core.clients import welcome
 from mlx_mesh_broker.core.entities import Worker
-from mlx_mesh_broker.core.lifecycle import TRANSITIONS, Turn, WorkerState, next_state
+from mlx_mesh_broker.core.lifecycle import Turn, WorkerState, next_state
 from mlx_mesh_broker.core.state import Holding
 from mlx_mesh_wire import limits
 from mlx_mesh_wire.messages import (
@@ -148,6 +148,9 @@ class Workers:
             return
         held = self._pending.pop(route, set())
         worker = state.instances.get(message.instance)
+        former = state.workers.get(route)
+        if former is not None and former is not worker:
+            self._lose(former, Turn.BYE, (), "another worker took over its connection")
         if worker is None:
             if len(state.instances) >= WORKERS_MAX:
                 self._complain(route, f"{WORKERS_MAX} workers are connected already")
@@ -163,9 +166,9 @@ class Workers:
         worker.capacity = message.slots + state.config.prefetch
         self._join_queues(worker)
         state.to_worker(worker, welcome(state))
-        self.turn(worker, Turn.READY if type(message) is Ready else Turn.LOAD)
         if type(message) is Ready:
             self._adopt(worker, held)
+        self.turn(worker, Turn.READY if type(message) is Ready else Turn.LOAD)
 
     def _enlist(self, route: bytes, message: Ready | Loading) -> Worker:
         state = self._state
@@ -186,6 +189,7 @@ class Workers:
             elif not serves and queue in worker.queues:
                 worker.queues.remove(queue)
                 queue.pool.workers.discard(worker)
+                self._dispatcher.check_gone(queue)
         for op in worker.info.ops:
             queue_or_none = self._state.queue_for(op, "")
             if queue_or_none is not None:
@@ -245,8 +249,8 @@ class Workers:
     def _restart(self, followers: list[Request]) -> None:
         for follower in followers:
             follower.leader = follower.key = None
-            if follower.queue is not None:
-                self._dispatcher.place(follower, follower.queue)
+            assert follower.queue is not None  # noqa: S101  it was admitted to one
+            self._dispatcher.place(follower, follower.queue)
 
     def _chunk(self, worker: Worker, message: Chunk, frames: Sequence[bytes]) -> None:
         state = self._state
@@ -348,12 +352,9 @@ class Workers:
 
     def _lose(self, worker: Worker, turn: Turn, running: Iterable[int], reason: str) -> None:
         state = self._state
-        if turn not in TRANSITIONS[worker.state]:
-            return
         blamed = frozenset(running)
         del state.instances[worker.info.instance]
-        if state.workers.get(worker.route) is worker:
-            del state.workers[worker.route]
+        del state.workers[worker.route]
         for queue in worker.queues:
             queue.pool.workers.discard(worker)
         self.turn(worker, turn)

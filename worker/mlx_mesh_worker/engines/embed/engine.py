@@ -125,7 +125,10 @@ class EmbedEngine(Engine):
             vectors[True] = raw / mx.maximum(mx.sqrt((raw * raw).sum(axis=-1, keepdims=True)), 1e-12)
         finite = mx.isfinite(raw).all(axis=-1)
         mx.eval(finite, *vectors.values())
-        return {key: memoryview(value).cast("B") for key, value in vectors.items()}, finite.tolist()
+        return {
+            key: memoryview(value).cast("B")  # type: ignore[arg-type]
+            for key, value in vectors.items()
+        }, finite.tolist()
 
     def _sort_out(self, batch: list[Piece], rows: dict[bool, memoryview], finite: list[bool]) -> list[Output]:
         outputs: list[Output] = []
