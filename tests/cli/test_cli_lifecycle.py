@@ -59,9 +59,10 @@ def test_supervisorctl_acts_on_the_mesh_of_the_run_directory(make_shell: Callabl
     assert "embed-1  STOPPED" in " ".join(shell.good("status").split(" ")).replace("   ", "  ")
     assert "workers:embed-1: started" in shell.supervisorctl("start", "workers:*")
     wait_for(lambda: set(workers(shell)) == {"embed-0", "embed-1"}, "both workers")
-    pid = workers(shell)["embed-0"]
-    os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: workers(shell).get("embed-0", pid) != pid, "a new worker after a crash")
+    before = workers(shell)
+    os.kill(before["embed-0"], signal.SIGKILL)
+    os.kill(before["embed-1"], signal.SIGTERM)
+    wait_for(lambda: len(workers(shell)) == 2 and not set(workers(shell).values()) & set(before.values()), "successors")
     epoch = json.loads(shell.good("status", "--json"))["epoch"]
     assert "broker: started" in shell.supervisorctl("restart", "broker")
     wait_for(lambda: len(workers(shell)) == 2, "the workers at the new broker")
@@ -70,23 +71,18 @@ def test_supervisorctl_acts_on_the_mesh_of_the_run_directory(make_shell: Callabl
     wait_for(lambda: len(workers(shell)) == 2, "the mesh after a reload")
 
 
-def test_up_twice_is_refused_and_down_twice_is_not(no_mesh: Shell, echo_conf: Path):
-    assert "the mesh is up" in no_mesh.good("up", "--detach", "--conf", echo_conf)
-    assert "is up already" in no_mesh.bad("up", "--detach", "--conf", echo_conf)
-    assert no_mesh.good("down") == "the mesh is down\n"
-    assert no_mesh.good("down") == f"nothing is up in {no_mesh.run_dir}\n"
-    assert "the mesh is up" in no_mesh.good("up", "--detach", "--conf", echo_conf)
-    assert len(workers(no_mesh)) == 2
-
-
-def test_two_meshes_live_side_by_side(make_shell: Callable[..., Shell], echo_conf: Path):
+def test_meshes_live_side_by_side_and_each_is_up_at_most_once(make_shell: Callable[..., Shell], echo_conf: Path):
     one, two = make_shell(), make_shell()
     for shell in (one, two):
-        shell.good("up", "--detach", "--conf", echo_conf)
+        assert "the mesh is up" in shell.good("up", "--detach", "--conf", echo_conf)
     assert not set(workers(one).values()) & set(workers(two).values())
-    one.good("down")
+    assert "is up already" in one.bad("up", "--detach", "--conf", echo_conf)
+    assert one.good("down") == "the mesh is down\n"
+    assert one.good("down") == f"nothing is up in {one.run_dir}\n"
     assert "no broker is running" in one.bad("status")
     assert len(workers(two)) == 2
+    one.good("up", "--detach", "--conf", echo_conf)
+    assert len(workers(one)) == 2
 
 
 def test_up_in_the_foreground_shows_the_logs_and_stops_everything_on_ctrl_c(no_mesh: Shell, echo_conf: Path):
@@ -102,6 +98,21 @@ def test_up_in_the_foreground_shows_the_logs_and_stops_everything_on_ctrl_c(no_m
     assert "embed-0 | " in stdout.decode()
     assert not any(map(alive, pids))
     assert no_mesh.good("down").startswith("nothing is up")
+
+
+def test_an_interrupted_demo_leaves_nothing(no_mesh: Shell):
+    process = no_mesh.start("python", "-m", "mlx_mesh.cli.demo")
+    assert process.stdout is not None
+    line = next(line for line in iter(process.stdout.readline, b"") if b"supervisord, in" in line)
+    no_mesh.run_dir = Path(line.decode().split()[-1])
+    no_mesh.env["MLX_MESH_RUN_DIR"] = str(no_mesh.run_dir)
+    wait_for(lambda: len(workers(no_mesh)) == 2, "two workers")
+    pids = workers(no_mesh).values()
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert not any(map(alive, pids))
+    assert not no_mesh.run_dir.exists()
 
 
 def test_a_worker_that_cannot_start_is_shown_with_its_log_and_nothing_is_left(no_mesh: Shell, tmp_path: Path):

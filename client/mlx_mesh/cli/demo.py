@@ -88,7 +88,7 @@ def main() -> int:
 def _show(directory: Path, supervisor: Supervisor) -> None:
     from mlx_mesh import Mesh
 
-    _title("A broker and two workers under supervisord")
+    _title(f"A broker and two workers under supervisord, in {directory}")
     sys.stdout.flush()
     up.start(directory, supervisor, up.default_conf())
     wait_until_ready(supervisor, directory, READY_WITHIN_S)
