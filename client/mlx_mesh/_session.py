@@ -108,7 +108,6 @@ class Session:
         self._heard = 0.0
         self._said = 0.0
         self._pinged = 0.0
-        self._greeted = False
         self._welcomed = False
         self.epoch = ""
         self.reconnect = False
@@ -195,8 +194,7 @@ class Session:
             if not pending.ended:
                 self._end(pending, why, ())
         self._outstanding.clear()
-        if self._greeted:
-            self._say(messages.Bye("closed"))
+        self._say(messages.Bye("closed"))
 
     def _submit(self, now: float, pending: Pending) -> None:
         if len(self._outstanding) < self._places and not self._waiting:
@@ -244,7 +242,6 @@ class Session:
         )  # fmt: skip
 
     def _greet(self, now: float) -> None:
-        self._greeted = True
         self._welcomed = False
         self._said = now
         hello = messages.Hello(limits.PROTOCOL_MAJOR, limits.PROTOCOL_MINOR, self._key, self._name, self.epoch)

@@ -1,0 +1,295 @@
+"""The client's protocol state, without socket, clock or thread."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mlx_mesh import _session as module
+from mlx_mesh._options import options
+from mlx_mesh._session import STATUS_OP, Pending, Session
+from mlx_mesh_wire import CancelledError, MeshError, messages, pack_body
+from mlx_mesh_wire.messages import Flag
+
+KEY = b"0123456789abcdef"
+BODY = pack_body("x")
+
+
+class Bench:
+    def __init__(self, *, welcome: bool = True, **limits: int) -> None:
+        self.now = 100.0
+        self.session = Session(KEY, "test", "ipc://nowhere", lambda: 0.5)
+        self.session.connected(self.now)
+        self.outcomes: dict[int, Any] = {}
+        self.pieces: list[Any] = []
+        self.calls = 0
+        if welcome:
+            self.welcome(**limits)
+        self.said()
+
+    def welcome(self, epoch: str = "e1", **limits: int) -> None:
+        self.hear(messages.Welcome(1, 0, epoch, limits, {"ping_ms": 1000, "silent_ms": 5000}))
+
+    def hear(self, message: Any, frames: Any = ()) -> None:
+        self.session.message(self.now, message, frames)
+
+    def said(self) -> list[Any]:
+        said = [message for message, _ in self.session.outbox]
+        self.session.outbox.clear()
+        return said
+
+    def call(
+        self, *, timeout: float = 60.0, lane: str = "standard", window: int = 0, op: str = "echo", **kwargs: Any
+    ) -> Pending:
+        self.calls += 1
+        number = self.calls
+        chosen = options(model=None, timeout=timeout, lane=lane, at_most_once=False, wait_for_ready=False)
+
+        def done(outcome: Any, frames: Any) -> None:
+            assert number not in self.outcomes
+            self.outcomes[number] = outcome
+
+        call = chosen.call(op, BODY, window)
+        pending = Pending(call, self.now + timeout, done, self.pieces.append if window else None)
+        self.session.start(self.now, pending)
+        return pending
+
+    def advance(self, seconds: float) -> None:
+        end = self.now + seconds
+        while (due := self.session.next_tick()) <= end:
+            self.now = max(self.now, due)
+            self.session.tick(self.now)
+            if self.session.reconnect:
+                self.session.connected(self.now)
+        self.now = end
+
+    def code(self, number: int) -> str:
+        outcome = self.outcomes[number]
+        return outcome.code if isinstance(outcome, MeshError) else "OK"
+
+
+def error(request_id: int, code: str, *, retryable: bool = False, after_ms: int = 0) -> messages.Error:
+    return messages.Error(request_id, code, "why", retryable, after_ms)
+
+
+def test_a_connection_begins_with_hello() -> None:
+    session = Session(KEY, "test", "ipc://nowhere", lambda: 0.5)
+    session.connected(0.0)
+    assert messages.Hello(1, 0, KEY, "test", "") == session.outbox[0][0]
+
+
+def test_a_call_is_sent_with_the_time_that_is_left_and_its_answer_ends_it() -> None:
+    bench = Bench()
+    bench.call(timeout=2.5, lane="interactive")
+    (request,) = bench.said()
+    assert (request.request_id, request.op, request.lane, request.remaining_ms, request.flags) == (
+        1,
+        "echo",
+        0,
+        2500,
+        0,
+    )
+    bench.hear(messages.Final(1, 1, 0, 0, 0), BODY)
+    assert bench.code(1) == "OK"
+    bench.hear(messages.Final(1, 1, 0, 0, 0), BODY)
+    assert len(bench.session) == 0
+
+
+def test_after_a_reset_everything_outstanding_is_sent_again_under_its_id() -> None:
+    bench = Bench()
+    bench.call()
+    bench.call(op=STATUS_OP)
+    bench.said()
+    bench.now += 1
+    bench.hear(messages.Reset("e2"))
+    bench.hear(messages.Reset("e2"))
+    hello, request, status = bench.said()
+    assert hello.last_epoch == "e1"
+    assert (request.request_id, request.flags, request.remaining_ms) == (1, Flag.RESEND, 59_000)
+    assert messages.Status(2) == status
+
+
+def test_silence_is_pinged_and_then_the_connection_is_made_anew_and_all_sent_again() -> None:
+    bench = Bench()
+    bench.call()
+    bench.said()
+    bench.advance(1.5)
+    assert [messages.Ping(1)] == bench.said()
+    bench.advance(4)
+    said = bench.said()
+    assert any(isinstance(m, messages.Hello) for m in said)
+    assert [m.request_id for m in said if isinstance(m, messages.Request)] == [1]
+
+
+def test_an_idle_client_says_something_now_and_then() -> None:
+    bench = Bench()
+    bench.advance(65)
+    assert [messages.Ping(0)] * 2 == bench.said()
+
+
+def test_pings_of_the_broker_are_answered_and_what_is_not_for_clients_is_ignored() -> None:
+    bench = Bench()
+    bench.hear(messages.Ping(8))
+    bench.hear(messages.Quiet(True))
+    bench.hear(error(55, "INTERNAL"))
+    assert [messages.Pong(8)] == bench.said()
+
+
+def test_a_call_without_an_answer_ends_at_its_deadline_and_is_cancelled() -> None:
+    bench = Bench()
+    bench.call(timeout=3)
+    bench.advance(2.9)
+    assert bench.outcomes == {}
+    bench.advance(0.2)
+    assert bench.code(1) == "DEADLINE_EXCEEDED"
+    assert messages.Cancel(1) in bench.said()
+
+
+def test_without_a_broker_the_error_says_what_to_do() -> None:
+    bench = Bench(welcome=False)
+    bench.call(timeout=1)
+    bench.advance(1.1)
+    for part in ("ipc://nowhere", "mlx-mesh up", "MLX_MESH_ENDPOINT"):
+        assert part in bench.outcomes[1].message
+
+
+def test_a_cancelled_call_is_never_heard_of_again() -> None:
+    bench = Bench()
+    pending = bench.call()
+    bench.session.cancel(pending)
+    bench.session.cancel(pending)
+    assert [messages.Request, messages.Cancel] == [type(m) for m in bench.said()]
+    bench.hear(messages.Final(1, 1, 0, 0, 0), BODY)
+    bench.advance(70)
+    assert bench.outcomes == {}
+
+
+def test_retryable_errors_are_tried_again_after_a_pause_under_a_new_id() -> None:
+    bench = Bench()
+    bench.call()
+    bench.said()
+    bench.hear(error(1, "OVERLOADED", retryable=True, after_ms=400))
+    bench.advance(0.3)
+    assert bench.said() == []
+    bench.advance(0.2)
+    (again,) = bench.said()
+    assert (again.request_id, again.flags) == (2, 0)
+    bench.hear(messages.Final(2, 1, 0, 0, 0), BODY)
+    assert bench.code(1) == "OK"
+
+
+def test_there_is_no_retry_beyond_the_deadline_or_the_budget_or_of_what_is_final() -> None:
+    bench = Bench()
+    bench.call(timeout=1)
+    bench.hear(error(1, "OVERLOADED", retryable=True, after_ms=5000))
+    assert bench.code(1) == "OVERLOADED"
+    bench.call()
+    bench.hear(error(2, "INVALID_REQUEST"), pack_body({"index": 3}))
+    assert bench.outcomes[2].details == {"index": 3}
+    for _ in range(30):
+        bench.call()
+    for request_id in range(3, 33):
+        bench.hear(error(request_id, "OVERLOADED", retryable=True))
+    refused = sum(bench.code(n) == "OVERLOADED" for n in bench.outcomes if n > 2)
+    assert 30 - refused in (9, 10, 11, 12)
+
+
+def test_details_that_are_no_map_are_ignored() -> None:
+    bench = Bench()
+    for request_id, frames in enumerate(([b"\xc1"], pack_body([1])), 1):
+        bench.call()
+        bench.hear(error(request_id, "INTERNAL"), frames)
+        assert bench.outcomes[request_id].details == {}
+
+
+def test_chunks_come_once_and_in_order_and_credit_is_granted_by_half_windows() -> None:
+    bench = Bench()
+    pending = bench.call(window=4)
+    bench.said()
+    for seq in (0, 1, 1, 0, 3, 2):
+        bench.hear(messages.Chunk(1, seq), [b"%d" % seq])
+    bench.hear(messages.Chunk(99, 0), [b"?"])
+    assert bench.pieces == [[b"0"], [b"1"], [b"2"]]
+    assert [messages.Credit(1, 1)] * 2 == bench.said()
+    bench.session.read(pending)
+    assert bench.said() == []
+    bench.session.read(pending)
+    assert [messages.Credit(1, 2)] == bench.said()
+    bench.hear(error(1, "WORKER_LOST", retryable=True))
+    assert bench.code(1) == "WORKER_LOST"
+    bench.session.read(pending)
+    bench.session.read(pending)
+    assert bench.said() == []
+
+
+def test_calls_beyond_the_places_wait_by_lane_and_go_out_as_places_become_free() -> None:
+    bench = Bench(outstanding_max=2)
+    bench.call()
+    bench.call()
+    bench.call(lane="bulk")
+    bench.call(lane="interactive")
+    dropped = bench.call(lane="interactive")
+    assert len(bench.said()) == 2
+    bench.session.cancel(dropped)
+    bench.hear(messages.Final(1, 1, 0, 0, 0), BODY)
+    (first,) = bench.said()
+    assert first.lane == 0
+    bench.hear(error(2, "INTERNAL"))
+    (second,) = bench.said()
+    assert second.lane == 2
+
+
+def test_one_call_too_many_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "WAITING_MAX", 2)
+    bench = Bench(outstanding_max=1)
+    for _ in range(4):
+        bench.call()
+    assert {4} == bench.outcomes.keys()
+    assert bench.code(4) == "OVERLOADED"
+
+
+def test_a_waiting_call_expires_where_it_waits() -> None:
+    bench = Bench(outstanding_max=1)
+    bench.call()
+    bench.call(timeout=1)
+    bench.said()
+    bench.advance(1.1)
+    assert bench.code(2) == "DEADLINE_EXCEEDED"
+    assert not any(isinstance(m, messages.Cancel) for m in bench.said())
+
+
+def test_a_broker_of_another_version_ends_every_call() -> None:
+    bench = Bench(welcome=False)
+    bench.call()
+    bench.hear(error(0, "PROTOCOL_ERROR"))
+    assert bench.code(1) == "PROTOCOL_ERROR"
+    bench = Bench()
+    bench.call()
+    bench.hear(error(0, "PROTOCOL_ERROR"))
+    assert bench.outcomes == {}
+
+
+def test_closing_ends_every_call_and_says_goodbye() -> None:
+    bench = Bench(outstanding_max=1)
+    bench.call()
+    bench.call()
+    bench.session.close(CancelledError("closed"))
+    assert [bench.code(1), bench.code(2)] == ["CANCELLED"] * 2
+    assert isinstance(bench.said()[-1], messages.Bye)
+    bench = Bench()
+    bench.call()
+    bench.hear(error(1, "OVERLOADED", retryable=True))
+    bench.session.close(CancelledError("closed"))
+    assert bench.code(1) == "CANCELLED"
+
+
+def test_timers_of_ended_calls_do_not_pile_up() -> None:
+    bench = Bench()
+    for number in range(1, 5001):
+        pending = bench.call()
+        if number % 3:
+            bench.hear(messages.Final(bench.said()[-1].request_id, 1, 0, 0, 0), BODY)
+        else:
+            bench.session.cancel(pending)
+    assert len(bench.session._timers) < 1000

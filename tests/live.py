@@ -1,0 +1,100 @@
+"""Real processes of a mesh in a run directory of their own, for the tests that need them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+BIN = Path(sys.executable).parent
+PATIENCE_S = 30.0
+"""Generous: these machines are small, shared and noisy."""
+
+
+def until(condition: Callable[[], Any], what: str = "condition", seconds: float = PATIENCE_S) -> Any:
+    """Return the first true result of a condition that is polled."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        found = condition()
+        if found:
+            return found
+        time.sleep(0.02)
+    raise AssertionError(f"{what} did not come true within {seconds} s")
+
+
+Process = subprocess.Popen[bytes]
+Env = dict[str, str]
+
+
+class LiveMesh:
+    """Starts and stops programs by pid; their logs are files in the run directory."""
+
+    def __init__(self) -> None:
+        self.dir = Path(tempfile.mkdtemp(prefix="mesh", dir="/tmp"))
+        self.env = {
+            **os.environ,
+            "MLX_MESH_RUN_DIR": str(self.dir),
+            "OPENBLAS_NUM_THREADS": "1",
+            "PYTHONPATH": str(self.dir),
+            "HF_HUB_OFFLINE": "1",
+        }
+        self.env.pop("MLX_MESH_ENDPOINT", None)
+        self.processes: list[Process] = []
+        self.endpoint = f"ipc://{self.dir}/frontend.sock"
+
+    def start(self, program: str, *args: str, log: str = "", env: dict[str, str] | None = None) -> Process:
+        path = self.dir / f"{log or program}.log"
+        with path.open("ab") as file:
+            process = subprocess.Popen(
+                [BIN / program, *args], env={**self.env, **(env or {})}, stderr=file, stdout=file, cwd=self.dir
+            )
+        self.processes.append(process)
+        return process
+
+    def broker(self, *args: str) -> Process:
+        return self.start("mlx-mesh-broker", *args, log="broker")
+
+    def worker(self, engine: str = "echo", name: str = "w", *args: str) -> Process:
+        return self.start("mlx-mesh-worker", "--engine", engine, "--name", name, *args, log=name)
+
+    def log(self, name: str) -> str:
+        path = self.dir / f"{name}.log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def engine(self, text: str) -> None:
+        """Write a module ``mine`` that workers can load engines from."""
+        (self.dir / "mine.py").write_text(text, encoding="utf-8")
+
+    def stop(self, processes: Sequence[Process] | None = None) -> None:
+        chosen = self.processes if processes is None else processes
+        for process in chosen:
+            if process.poll() is None:
+                process.send_signal(signal.SIGCONT)
+                process.terminate()
+        for process in chosen:
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait(10)
+
+    def close(self) -> None:
+        self.stop()
+        shutil.rmtree(self.dir, ignore_errors=True)
+
+
+@contextmanager
+def live_mesh() -> Iterator[LiveMesh]:
+    mesh = LiveMesh()
+    try:
+        yield mesh
+    finally:
+        mesh.close()

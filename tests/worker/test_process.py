@@ -1,0 +1,274 @@
+"""The worker as a process, against a broker that is a bare ROUTER."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import zmq
+
+from mlx_mesh_wire import decode_header, encode_header, messages, pack_body, unpack_body
+from mlx_mesh_wire.recorder import read_running
+from tests.live import PATIENCE_S, LiveMesh, Process, live_mesh, until
+
+MINE = """
+import os, time, threading
+from mlx_mesh_worker.engine import BatchEngine, EngineBrokenError
+
+class Upper(BatchEngine):
+    ops = ("upper",)
+    def run(self, batch):
+        return [value.upper() for value in batch]
+
+class Moody(BatchEngine):
+    ops = ("moody",)
+    batch_max = 1
+    def run(self, batch):
+        (value,) = batch
+        if value == "raise": raise RuntimeError("as asked")
+        if value == "break": raise EngineBrokenError("beyond repair")
+        if value == "sleep": time.sleep(60)
+        if value == "nap": time.sleep(0.3)
+        open("runs", "a").write(f"{value}\\n")
+        return [value]
+
+class NoLoad(BatchEngine):
+    ops = ("x",)
+    def load(self): raise OSError("config.json: no such file")
+    def run(self, batch): return batch
+
+NotAnEngine = int
+"""
+
+
+class Peer:
+    """The broker's end of a worker's connection."""
+
+    def __init__(self, mesh: LiveMesh) -> None:
+        self.context = zmq.Context()
+        self.socket = self.context.socket(zmq.ROUTER)
+        self.socket.bind(f"ipc://{mesh.dir}/backend.sock")
+        self.route = b""
+        self.seen: list[tuple[Any, list[bytes]]] = []
+
+    def take(self, kind: type, seconds: float = PATIENCE_S) -> tuple[Any, list[bytes]]:
+        """Return the next message of this kind, remembering the others."""
+
+        def look() -> Any:
+            while self.socket.poll(10):
+                route, header, *frames = self.socket.recv_multipart()
+                self.route = route
+                self.seen.append((decode_header(header), frames))
+            found = next((entry for entry in self.seen if type(entry[0]) is kind), None)
+            if found:
+                self.seen.remove(found)
+            return found
+
+        return until(look, kind.__name__, seconds)
+
+    def send(self, message: Any, value: Any = None) -> None:
+        frames = pack_body(value) if type(message) is messages.Job else []
+        self.socket.send_multipart([self.route, encode_header(message), *frames])
+
+    def job(self, job_id: int, value: Any, *, ms: int = 30_000, flags: int = 0, window: int = 0) -> None:
+        self.send(messages.Job(job_id, 1, b"s" * 16, job_id, "op", "", 1, ms, flags, window, b"", ""), value)
+
+    def answer(self) -> Any:
+        message, frames = self.take(messages.Final)
+        return message.id, unpack_body(frames)
+
+
+@pytest.fixture
+def mesh() -> Iterator[LiveMesh]:
+    with live_mesh() as mesh:
+        mesh.engine(MINE)
+        yield mesh
+
+
+@pytest.fixture
+def peer(mesh: LiveMesh) -> Iterator[Peer]:
+    peer = Peer(mesh)
+    yield peer
+    peer.context.destroy(0)
+
+
+def exit_code(process: Process) -> int:
+    return process.wait(PATIENCE_S)
+
+
+def test_an_engine_of_five_lines_serves_its_op(mesh: LiveMesh, peer: Peer) -> None:
+    process = mesh.worker("mine:Upper")
+    ready, _ = peer.take(messages.Ready)
+    assert (["upper"], "w", process.pid) == (ready.ops, ready.name, ready.pid)
+    peer.job(1, "hello")
+    assert peer.answer() == (1, "HELLO")
+    beat, _ = peer.take(messages.Beat)
+    assert beat.memory["rss"] > 10_000_000
+
+
+def test_echo_returns_buffers_too_and_streams_within_credit(mesh: LiveMesh, peer: Peer) -> None:
+    mesh.worker("echo")
+    peer.take(messages.Ready)
+    peer.job(1, {"a": [1, 2.5, b"x"]})
+    assert peer.answer() == (1, {"a": [1, 2.5, b"x"]})
+    peer.job(2, list(range(5)), window=2)
+    assert [peer.take(messages.Chunk)[0].seq for _ in range(2)] == [0, 1]
+    peer.send(messages.Credit(2, 10))
+    assert [peer.take(messages.Chunk)[0].seq for _ in range(3)] == [2, 3, 4]
+    assert peer.answer() == (2, [0, 1, 2, 3, 4])
+
+
+def test_an_exception_fails_the_job_and_the_worker_goes_on(mesh: LiveMesh, peer: Peer) -> None:
+    mesh.worker("mine:Moody")
+    peer.take(messages.Ready)
+    peer.job(1, "raise")
+    error, _ = peer.take(messages.Error)
+    assert (error.id, error.code, error.message) == (1, "ENGINE_ERROR", "RuntimeError: as asked")
+    peer.job(2, "fine")
+    assert peer.answer() == (2, "fine")
+    until(lambda: "RuntimeError: as asked" in mesh.log("w"), "the traceback in the log")
+
+
+def test_a_broken_engine_ends_the_process_with_an_error(mesh: LiveMesh, peer: Peer) -> None:
+    process = mesh.worker("mine:Moody")
+    peer.take(messages.Ready)
+    peer.job(1, "break")
+    assert exit_code(process) == 1
+    assert "beyond repair" in mesh.log("w")
+
+
+@pytest.mark.parametrize(
+    ("engine", "code", "text"),
+    [
+        ("nonsense", 78, "allowed: echo, embed, or package.module:Class"),
+        ("no.such.module:X", 78, "cannot import no.such.module"),
+        ("mine:Missing", 78, "has no such class"),
+        ("mine:NotAnEngine", 78, "is not a subclass"),
+        ("mine:NoLoad", 1, "config.json: no such file"),
+    ],
+)
+def test_an_engine_that_cannot_be_had_is_explained(mesh: LiveMesh, engine: str, code: int, text: str) -> None:
+    assert code == exit_code(mesh.worker(engine))
+    assert text.replace("or package", "or package") in mesh.log("w") or text.replace(", or", " or") in mesh.log("w")
+
+
+@pytest.mark.parametrize(("flag", "value"), [("--slots", "-1"), ("--drain-s", "soon"), ("--log-level", "loud")])
+def test_bad_settings_are_refused_by_name(mesh: LiveMesh, flag: str, value: str) -> None:
+    assert exit_code(mesh.worker("echo", "w", flag, value)) == 2
+    assert flag in mesh.log("w")
+    assert "allowed" in mesh.log("w")
+
+
+def test_a_missing_engine_is_refused(mesh: LiveMesh) -> None:
+    assert exit_code(mesh.start("mlx-mesh-worker", log="w")) == 2
+    assert "--engine is missing" in mesh.log("w")
+
+
+def test_sigterm_finishes_what_has_begun_returns_the_rest_and_exits_0(mesh: LiveMesh, peer: Peer) -> None:
+    process = mesh.worker("mine:Moody")
+    peer.take(messages.Ready)
+    peer.job(1, "nap")
+    peer.job(2, "never")
+    until(lambda: len(read_running(mesh.dir, ready_instance(mesh)) or ()), "the first job to begin")
+    process.send_signal(signal.SIGTERM)
+    assert peer.take(messages.Quiet)[0].on
+    assert peer.take(messages.Return)[0].job_id == 2
+    assert peer.answer() == (1, "nap")
+    peer.take(messages.Bye)
+    assert exit_code(process) == 0
+    assert "never" not in (mesh.dir / "runs").read_text()
+
+
+def ready_instance(mesh: LiveMesh) -> bytes:
+    (path,) = (mesh.dir / "recorders").iterdir()
+    return bytes.fromhex(path.name)
+
+
+def test_a_second_sigterm_hurries(mesh: LiveMesh, peer: Peer) -> None:
+    process = mesh.worker("mine:Moody")
+    peer.take(messages.Ready)
+    peer.job(1, "sleep")
+    until(lambda: read_running(mesh.dir, ready_instance(mesh)), "the job to begin")
+    process.send_signal(signal.SIGTERM)
+    peer.take(messages.Quiet)
+    process.send_signal(signal.SIGTERM)
+    error, _ = peer.take(messages.Error)
+    assert (error.id, error.code) == (1, "WORKER_LOST")
+    assert exit_code(process) == 0
+
+
+def test_the_drain_time_is_bounded(mesh: LiveMesh, peer: Peer) -> None:
+    process = mesh.worker("mine:Moody", "w", "--drain-s", "0.3")
+    peer.take(messages.Ready)
+    peer.job(1, "sleep")
+    until(lambda: read_running(mesh.dir, ready_instance(mesh)), "the job to begin")
+    process.send_signal(signal.SIGTERM)
+    assert exit_code(process) == 0
+
+
+def test_sigkill_leaves_a_record_of_what_was_running(mesh: LiveMesh, peer: Peer) -> None:
+    process = mesh.worker("mine:Moody")
+    peer.take(messages.Ready)
+    peer.job(1, "sleep")
+    peer.job(2, "waits")
+    until(lambda: read_running(mesh.dir, ready_instance(mesh)), "the job to begin")
+    process.kill()
+    process.wait()
+    assert frozenset({1}) == read_running(mesh.dir, ready_instance(mesh))
+
+
+def test_a_stuck_step_ends_the_process_with_all_stacks_in_its_log(mesh: LiveMesh, peer: Peer) -> None:
+    process = mesh.worker("mine:Moody", "w", "--stuck-s", "1")
+    peer.take(messages.Ready)
+    peer.job(1, "sleep")
+    assert exit_code(process) == 70
+    assert "mine.py" in mesh.log("w")
+    assert "stuck" in mesh.log("w")
+
+
+def test_sigusr1_writes_every_stack_and_changes_nothing(mesh: LiveMesh, peer: Peer) -> None:
+    process = mesh.worker("mine:Upper")
+    peer.take(messages.Ready)
+    os.kill(process.pid, signal.SIGUSR1)
+    until(lambda: "Current thread" in mesh.log("w"), "the stacks")
+    peer.job(1, "still here")
+    assert peer.answer() == (1, "STILL HERE")
+
+
+def test_a_reset_is_answered_with_what_is_held_and_nothing_runs_twice(mesh: LiveMesh, peer: Peer) -> None:
+    mesh.worker("mine:Moody")
+    peer.take(messages.Ready)
+    peer.job(1, "nap")
+    until(lambda: read_running(mesh.dir, ready_instance(mesh)), "the job to begin")
+    peer.send(messages.Reset("e2"))
+    held, _ = peer.take(messages.Held)
+    assert held.jobs == [[b"s" * 16, 1, 1]]
+    peer.take(messages.Ready)
+    peer.send(messages.Job(9, 2, b"s" * 16, 1, "op", "", 1, 30_000, messages.Flag.RESEND, 0, b"", ""), "nap")
+    assert peer.answer() == (9, "nap")
+    assert (mesh.dir / "runs").read_text() == "nap\n"
+
+
+def test_cancelled_and_expired_jobs_are_not_computed(mesh: LiveMesh, peer: Peer) -> None:
+    mesh.worker("mine:Moody")
+    peer.take(messages.Ready)
+    peer.job(1, "nap")
+    peer.job(2, "cancelled")
+    peer.job(3, "expired", ms=50)
+    peer.send(messages.Cancel(2))
+    assert peer.answer() == (1, "nap")
+    error, _ = peer.take(messages.Error)
+    assert (error.id, error.code) == (3, "DEADLINE_EXCEEDED")
+    assert (mesh.dir / "runs").read_text() == "nap\n"
+
+
+def test_malformed_messages_from_the_broker_are_survived(mesh: LiveMesh, peer: Peer) -> None:
+    mesh.worker("mine:Upper")
+    peer.take(messages.Ready)
+    for junk in ([b""], [b"\xc1", b"x"], [b"x"] * 12, [b"\x91\x23"]):
+        peer.socket.send_multipart([peer.route, *junk])
+    peer.job(1, "fine")
+    assert peer.answer() == (1, "FINE")
