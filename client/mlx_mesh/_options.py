@@ -21,8 +21,11 @@ WINDOW = 16
 TEXTS_PER_REQUEST = 16
 """A long list of texts goes as several requests, so that all workers share it and short requests are not held up."""
 
-CHARS_PER_REQUEST = 64 * 1024
-"""The same bound for long texts."""
+CHARS_PER_REQUEST = 2048
+CHARS_COUNTED_PER_TEXT = 1024
+"""The same for long texts, of which an encoder reads the first few hundred tokens. About 0.2 s of work on one CPU core:
+that little is computed again when a worker dies, and that briefly is a request at risk of a second, unrelated death.
+"""
 
 LANES = {"interactive": Lane.INTERACTIVE, "standard": Lane.STANDARD, "bulk": Lane.BULK}
 
@@ -114,11 +117,12 @@ def embed_bodies(texts: str | Sequence[str], normalize: bool | None) -> list[lis
     batch: list[str] = []
     chars = 0
     for text in every:
-        if batch and (len(batch) == TEXTS_PER_REQUEST or chars + len(text) > CHARS_PER_REQUEST):
+        length = min(len(text), CHARS_COUNTED_PER_TEXT)
+        if batch and (len(batch) == TEXTS_PER_REQUEST or chars + length > CHARS_PER_REQUEST):
             bodies.append(_embed_body(batch, normalize))
             batch, chars = [], 0
         batch.append(text)
-        chars += len(text)
+        chars += length
     bodies.append(_embed_body(batch, normalize))
     return bodies
 

@@ -6,6 +6,7 @@ import pytest
 
 from mlx_mesh_broker.core import events, workers
 from mlx_mesh_broker.core.lifecycle import TRANSITIONS, Turn, WorkerState, next_state
+from mlx_mesh_broker.core.pool import REFUGE_EXTRA
 from mlx_mesh_wire import messages
 from mlx_mesh_wire.messages import Flag
 from tests.core.harness import Harness, Worker
@@ -140,6 +141,37 @@ def test_without_a_record_every_job_of_a_dead_worker_is_a_suspect() -> None:
     second = mesh.worker("second", slots=4)
     first.die(running=None)
     assert [job.flags & Flag.ALONE for job in second.jobs()] == [Flag.ALONE] * 2
+
+
+def test_a_suspect_is_tried_at_once_on_a_worker_whose_places_are_taken() -> None:
+    mesh = Harness(prefetch=0)
+    client = mesh.client()
+    first, second = mesh.worker("first"), mesh.worker("second")
+    suspect, running, waiting = client.request(), client.request(), client.request()
+    (job,) = first.jobs()
+    (busy,) = second.jobs()
+    first.die(running=[job.job_id])
+    assert [(suspect, Flag.ALONE)] == [(again.request_id, again.flags) for again in second.jobs()]
+    second.finish(busy)
+    assert second.jobs() == []
+    assert [(running, "OK")] == list(client.answers().items())
+    assert waiting
+
+
+def test_a_worker_takes_no_more_than_a_few_suspects_beyond_its_places() -> None:
+    mesh = Harness(prefetch=0)
+    client = mesh.client()
+    first, second = mesh.worker("first", slots=12), mesh.worker("second", slots=12)
+    for _ in range(24):
+        client.request()
+    kept, lost = second.jobs(), first.jobs()
+    assert [12, 12] == [len(kept), len(lost)]
+    first.die(running=None)
+    suspects = second.jobs()
+    assert len(suspects) == REFUGE_EXTRA
+    for job in [*kept[:8], *suspects]:
+        second.finish(job)
+    assert len(second.jobs()) == 12 - REFUGE_EXTRA
 
 
 def test_a_supervisor_may_tell_of_a_death_by_pid() -> None:

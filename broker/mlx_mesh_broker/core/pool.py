@@ -22,6 +22,9 @@ AFFINITY_RATIO: Final = 1.5
 SGLang's router balances the same way, by a difference and a ratio together (its defaults suit larger fleets).
 """
 
+REFUGE_EXTRA: Final = 8
+"""Suspects that a worker takes beyond its capacity: they run before all else, so this many steps at most are added."""
+
 _READY = WorkerState.READY
 
 
@@ -56,6 +59,11 @@ class Pool:
                 return worker
             heappop(heap)
         return None
+
+    def refuge(self) -> Worker | None:
+        """Return the least loaded ready worker for a suspect, which does not wait for a free place."""
+        fit = (w for w in self.workers if w.state is _READY and len(w.jobs) < w.capacity + REFUGE_EXTRA)
+        return min(fit, key=lambda w: (len(w.jobs) / w.slots, w.used), default=None)
 
     def choose(self, preferred: Worker | None) -> Worker | None:
         """Return the preferred worker if it has room and is not clearly busier than the best, else the best."""
