@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import inspect
 import json
 import os
@@ -21,7 +22,7 @@ from typing import NamedTuple
 from mlx_mesh import Mesh
 from tests.live import BIN, LiveMesh, live_mesh, until
 
-MODULES = ("os", "asyncio", "subprocess", "argparse", "json", "logging", "threading", "typing", "collections", "http")
+MODULES = ("os", "asyncio", "subprocess", "argparse", "json", "logging", "threading", "collections", "http")
 PATIENCE_S = 1800.0
 TOLERANCE = 1e-5
 """Between a text embedded in one batch and in another; the sums are the same, their order is not."""
@@ -50,25 +51,34 @@ def supervisor(mesh: LiveMesh, *args: str) -> None:
     subprocess.run([BIN / "mlx-mesh", *args], env=mesh.env, check=True, stdout=subprocess.DEVNULL, timeout=120)
 
 
-def killer(mesh: LiveMesh, kills: int, broker: bool, pause_s: tuple[float, float], stop: threading.Event) -> int:
-    """Kill a random worker, or the broker, again and again; return how often."""
-    chance, done = random.Random(7), 0
-    while done < kills and not stop.wait(chance.uniform(*pause_s)):
-        pids = broker_pids(mesh) if broker else worker_pids(mesh)
-        if pids:
-            os.kill(chance.choice(pids), signal.SIGKILL)
-            done += 1
-    return done
+class Killer(threading.Thread):
+    """Kills a random worker, or the broker, again and again; each life once."""
+
+    def __init__(self, mesh: LiveMesh, kills: int, broker: bool, pause_s: tuple[float, float]) -> None:
+        super().__init__(daemon=True)
+        self._find = broker_pids if broker else worker_pids
+        self._mesh, self._kills, self._pause_s = mesh, kills, pause_s
+        self.killed: set[int] = set()
+
+    def run(self) -> None:
+        chance = random.Random(7)
+        while len(self.killed) < self._kills:
+            time.sleep(chance.uniform(*self._pause_s))
+            pids = until(lambda: self._find(self._mesh) - self.killed, "a process to kill")
+            pid = chance.choice(sorted(pids))
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            self.killed.add(pid)
 
 
-def worker_pids(mesh: LiveMesh) -> list[int]:
+def worker_pids(mesh: LiveMesh) -> set[int]:
     with Mesh(mesh.endpoint) as client:
-        return [worker["pid"] for worker in client.status()["workers"] if worker["state"] == "ready"]
+        return {worker["pid"] for worker in client.status()["workers"] if worker["state"] == "ready"}
 
 
-def broker_pids(mesh: LiveMesh) -> list[int]:
+def broker_pids(mesh: LiveMesh) -> set[int]:
     holder = (mesh.dir / "broker.lock").read_text()
-    return [json.loads(holder)["pid"]] if holder else []
+    return {json.loads(holder)["pid"]} if holder.endswith("}") else set()
 
 
 def soak(mesh: LiveMesh, texts: list[str], kills: int, *, broker: bool, pause_s: tuple[float, float]) -> Outcome:
@@ -76,20 +86,18 @@ def soak(mesh: LiveMesh, texts: list[str], kills: int, *, broker: bool, pause_s:
     with Mesh(mesh.endpoint) as client:
         client.ready(["embed"], timeout=60)
         calm = client.embed(texts, lane="bulk", timeout=PATIENCE_S, cache=False)
-        stop, counted = threading.Event(), []
-        thread = threading.Thread(target=lambda: counted.append(killer(mesh, kills, broker, pause_s, stop)))
+        killer = Killer(mesh, kills, broker, pause_s)
         began = time.monotonic()
-        thread.start()
+        killer.start()
         rounds = []
-        while thread.is_alive() or not rounds:
+        while killer.is_alive() or not rounds:
             rounds.append(client.embed(texts, lane="bulk", timeout=PATIENCE_S, cache=False))
-        stop.set()
-        thread.join()
         seconds = time.monotonic() - began
     difference = max(
         abs(a - b) for run in rounds for one, two in zip(calm, run, strict=True) for a, b in zip(one, two, strict=True)
     )
-    return Outcome(len(texts) * len(rounds), seconds, counted[0], difference)
+    assert len(killer.killed) == kills
+    return Outcome(len(texts) * len(rounds), seconds, kills, difference)
 
 
 def main() -> int:
