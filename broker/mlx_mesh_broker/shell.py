@@ -74,7 +74,7 @@ class Shell:
         self._chores_due = 0.0
         self._stopping = False
         self._now = time.monotonic()
-        self.counts = {"messages_in": 0, "messages_out": 0, "event_batches_dropped": 0}
+        self.counts = {"messages_in": 0, "event_batches_dropped": 0}
         self._do: dict[type, Callable[[Any], None]] = {
             actions.ToClient: self._to_client,
             actions.ToWorker: self._to_worker,
