@@ -41,7 +41,12 @@ ITEM_BYTES: dict[str, int] = {
 
 _BUFFERS_MAX = limits.FRAMES_MAX - 2
 _INT_MIN, _INT_MAX = -(2**63), 2**64 - 1
-_SCALARS = frozenset({type(None), bool, float, bytes})
+
+
+_pack_plain = msgpack.Packer(autoreset=True).pack
+
+_BUFFER_BYTES = 4096
+"""What a packer starts with; with its default of 256 KiB, allocating it costs more than all else."""
 
 
 class Tensor(NamedTuple):
@@ -52,6 +57,9 @@ class Tensor(NamedTuple):
     shape: tuple[int, ...]
 
 
+_LEAVES = frozenset({type(None), bool, float, str, bytes, Tensor})
+
+
 def pack_body(value: Any) -> list[bytes | memoryview]:
     """Return ``[body, buffer...]`` for a value.
 
@@ -60,19 +68,22 @@ def pack_body(value: Any) -> list[bytes | memoryview]:
         TooLargeError: nested too deep, or more tensors than frames.
     """
     if type(value) is bytes:
-        return [msgpack.packb(value)]
-    _check(value, "body", limits.BODY_DEPTH_MAX)
+        return [_pack_plain(value)]
+    if not _fits(value, limits.BODY_DEPTH_MAX):
+        raise _fault(value, "body", limits.BODY_DEPTH_MAX)
     buffers: list[bytes | memoryview] = []
 
-    def default(item: Any) -> msgpack.ExtType:
+    def default(item: Any) -> Any:
+        # Strict types are needed to tell a Tensor, which is a tuple, from an array.
+        if type(item) is tuple:
+            return list(item)
         if type(item) is not Tensor:
             raise TypeError(f"cannot carry a {type(item).__name__}")
         buffers.append(item.data)
-        payload = msgpack.packb([len(buffers) - 1, item.dtype, list(item.shape)])
-        return msgpack.ExtType(EXT_TENSOR, payload)
+        return msgpack.ExtType(EXT_TENSOR, _pack_plain([len(buffers) - 1, item.dtype, item.shape]))
 
     try:
-        body = msgpack.packb(_plain(value), default=default, strict_types=True)
+        body = msgpack.Packer(default=default, strict_types=True, buf_size=_BUFFER_BYTES).pack(value)
     except (ValueError, TypeError, OverflowError) as error:
         raise InvalidRequestError(f"body cannot be encoded: {error}", details={"field": "body"}) from error
     if len(buffers) > _BUFFERS_MAX:
@@ -105,7 +116,8 @@ def unpack_body(frames: Sequence[bytes | memoryview], *, lenient_text: bool = Fa
         value = msgpack.unpackb(
             frames[0], ext_hook=ext_hook, unicode_errors="surrogateescape" if lenient_text else "strict"
         )
-        _check(value, "body", limits.BODY_DEPTH_MAX)
+        if not _fits(value, limits.BODY_DEPTH_MAX):
+            raise _fault(value, "body", limits.BODY_DEPTH_MAX)
     except Exception as error:  # msgpack raises ValueError, UnicodeDecodeError, RecursionError and more
         raise DecodeError(f"body is not valid: {error}") from error
     return value
@@ -127,41 +139,39 @@ def _tensor(fields: Any, buffers: Sequence[bytes | memoryview]) -> Tensor:
     return Tensor(buffers[index], dtype, tuple(shape))
 
 
-def _check(value: Any, place: str, depth: int) -> None:
-    """Raise unless the value is made of what the protocol carries, at most ``depth`` deep."""
+def _fits(value: Any, depth: int) -> bool:
+    """Whether the value is made of what the protocol carries, at most ``depth`` deep."""
     kind = type(value)
-    if kind is str or kind in _SCALARS or kind is Tensor:
-        return
+    if kind in _LEAVES:
+        return True
     if kind is int:
-        if not _INT_MIN <= value <= _INT_MAX:
-            raise InvalidRequestError(f"{place} is an integer of more than 64 bits", details={"field": place})
-        return
-    if depth == 0:
-        raise TooLargeError(
-            f"{place} is nested deeper than {limits.BODY_DEPTH_MAX}",
-            details={"field": place, "limit": limits.BODY_DEPTH_MAX},
-        )
+        return bool(_INT_MIN <= value <= _INT_MAX)
+    if not depth:
+        return False
     if kind is list or kind is tuple:
-        for index, item in enumerate(value):
-            if type(item) is not str:
-                _check(item, f"{place}[{index}]", depth - 1)
-    elif kind is dict:
-        for key, item in value.items():
-            if type(key) is not str:
-                raise InvalidRequestError(f"{place} has a key that is not a string: {key!r}", details={"field": place})
-            _check(item, f"{place}.{key}", depth - 1)
-    else:
-        raise InvalidRequestError(
-            f"{place} is a {kind.__name__}; allowed are None, bool, int, float, str, bytes, list, dict and Tensor",
-            details={"field": place},
-        )
-
-
-def _plain(value: Any) -> Any:
-    """Return the value with tuples as lists: strict types are needed to tell a Tensor from an array."""
-    kind = type(value)
-    if kind is list or kind is tuple:
-        return [_plain(item) for item in value]
+        return all(type(item) is str or _fits(item, depth - 1) for item in value)
     if kind is dict:
-        return {key: _plain(item) for key, item in value.items()}
-    return value
+        return all(type(key) is str and _fits(item, depth - 1) for key, item in value.items())
+    return False
+
+
+def _fault(value: Any, place: str, depth: int) -> InvalidRequestError | TooLargeError:
+    """Return what is wrong with a value that does not fit, and where."""
+    kind = type(value)
+    where: dict[str, Any] = {"field": place}
+    if kind is int:
+        return InvalidRequestError(f"{place} is an integer of more than 64 bits", details=where)
+    if kind not in (list, tuple, dict):
+        allowed = "None, bool, int, float, str, bytes, list, dict and Tensor"
+        return InvalidRequestError(f"{place} is a {kind.__name__}; allowed are {allowed}", details=where)
+    if not depth:
+        most = limits.BODY_DEPTH_MAX
+        return TooLargeError(f"{place} is nested deeper than {most}", details={**where, "limit": most})
+    if kind is dict:
+        odd = [key for key in value if type(key) is not str]
+        if odd:
+            return InvalidRequestError(f"{place} has a key that is not a string: {odd[0]!r}", details=where)
+        named = [(f"{place}.{key}", item) for key, item in value.items()]
+    else:
+        named = [(f"{place}[{index}]", item) for index, item in enumerate(value)]
+    return next(_fault(item, name, depth - 1) for name, item in named if not _fits(item, depth - 1))
