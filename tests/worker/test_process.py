@@ -140,6 +140,17 @@ def test_a_broken_engine_ends_the_process_with_an_error(mesh: LiveMesh, peer: Pe
     assert "beyond repair" in mesh.log("w")
 
 
+def test_a_broken_engine_leaves_a_record_of_what_broke_it_and_of_nothing_else(mesh: LiveMesh, peer: Peer) -> None:
+    process = mesh.worker("mine:Moody")
+    peer.take(messages.Ready)
+    peer.job(1, "nap")
+    until(lambda: read_running(mesh.dir, ready_instance(mesh)), "the job to begin")
+    peer.job(2, "break")
+    peer.job(3, "waits")
+    assert exit_code(process) == 1
+    assert frozenset({2}) == read_running(mesh.dir, ready_instance(mesh))
+
+
 @pytest.mark.parametrize(
     ("engine", "code", "text"),
     [
@@ -153,6 +164,7 @@ def test_a_broken_engine_ends_the_process_with_an_error(mesh: LiveMesh, peer: Pe
 def test_an_engine_that_cannot_be_had_is_explained(mesh: LiveMesh, engine: str, code: int, text: str) -> None:
     assert code == exit_code(mesh.worker(engine))
     assert text.replace("or package", "or package") in mesh.log("w") or text.replace(", or", " or") in mesh.log("w")
+    assert [] == list((mesh.dir / "recorders").iterdir())
 
 
 @pytest.mark.parametrize(("flag", "value"), [("--slots", "-1"), ("--drain-s", "soon"), ("--log-level", "loud")])

@@ -180,7 +180,7 @@ class Runner:
         try:
             outputs = self._engine.step()
         except EngineBrokenError:
-            raise
+            raise  # The record stays: what the process ends of is in it.
         except Exception as error:  # noqa: BLE001  the jobs of this step fail, the process goes on
             self._step_failed(error, outcomes)
         else:
@@ -189,10 +189,9 @@ class Runner:
                 outcome = self._encode(output)
                 if outcome is not None:
                     outcomes.append(outcome)
-        finally:
-            self.step_since = None
-            self.running = []
-            self._record(())
+        self.step_since = None
+        self.running = []
+        self._record(())
         self.progress += 1
 
     def _step_failed(self, error: Exception, outcomes: list[Outcome]) -> None:

@@ -77,9 +77,9 @@ class Shell:
             EngineBrokenError: the engine cannot go on.
         """
         self._connect()
-        self._compute.start()
-        self._session = Session(self._info(), time.monotonic())
         try:
+            self._compute.start()
+            self._session = Session(self._info(), time.monotonic())
             while not self._left:
                 self._serve()
         finally:
@@ -277,7 +277,9 @@ class Shell:
         self._socket.close(LINGER_MS)
         self._context.term()
         self._wake.close()
-        self._recorder.close()
+        # A broker that knows this worker reads its record when the process ends, and blames all jobs if there is none.
+        if self._left or not self._announced:
+            self._recorder.close()
         log("info", "worker_stopped")
 
 
