@@ -174,14 +174,11 @@ class Session:
         self._leave_if_done()
 
     def abandon(self, reason: str) -> None:
-        """Give back everything, begun or not, and leave at once."""
+        """Leave at once: give back what has not begun; the goodbye tells the broker to run the rest elsewhere too."""
         for job in list(self.jobs.values()):
             self.actions.append(Cancel(job))
             self._forget(job)
-            error = WorkerLostError(f"the worker was told to leave at once: {reason}")
-            if job.started:
-                self._send_error(job, error, ())
-            else:
+            if not job.started:
                 self._send(messages.Return(job.id, reason))
         self._send(messages.Bye(reason))
         self.actions.append(Leave())
