@@ -116,7 +116,8 @@ def command_lines(page: Path) -> list[str]:
     """Return what the page shows as commands: indented lines, and code within text."""
     text = page.read_text(encoding="utf-8")
     without_blocks = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
-    lines = re.findall(r"^    (.+)$", without_blocks, re.MULTILINE) + re.findall(r"`([^`\n]+)`", without_blocks)
+    inline = [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", without_blocks)]
+    lines = re.findall(r"^    (.+)$", without_blocks, re.MULTILINE) + inline
     return [line.partition("  #")[0].replace("\\|", "|") for line in lines]
 
 
@@ -232,6 +233,17 @@ def variables() -> set[str]:
 def test_environment_variables_that_are_named_exist(page: Path) -> None:
     text = re.sub(r"MLX_MESH_(BROKER|WORKER|<[A-Z]+>)?_?(\.\.\.|<[A-Z]+>|\*)", "", page.read_text(encoding="utf-8"))
     assert set(re.findall(r"MLX_MESH_[A-Z_]+", text)) <= variables()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_settings_and_codes_that_are_named_exist(page: Path) -> None:
+    known = {field.name for cls in PROGRAMS.values() for field in fields(cls)}
+    code = sources("protocol", "broker", "worker", "client") + (ROOT / "supervisord.conf").read_text(encoding="utf-8")
+    for name in quoted(page.read_text(encoding="utf-8").replace("\n", " ")):
+        if re.fullmatch(r"[a-z_]+_(s|max|hwm|requests|bytes|port)", name):
+            assert name in known or name in code, name
+        if re.fullmatch(r"[A-Z][A-Z_]*_[A-Z_]+", name):
+            assert name in code or name == "LD_PRELOAD", name
 
 
 def test_alerts_stand_in_the_runbook_as_they_are_deployed() -> None:
