@@ -76,8 +76,8 @@ def _serve(settings: BrokerSettings, directory: Path) -> int:
     try:
         sockets = bind(context, directory, settings)
     except zmq.ZMQError as error:
-        log("error", "cannot_bind", reason=str(error), listen=",".join(settings.listen))
-        context.term()
+        log("error", "cannot_bind", reason=str(error), listen=",".join((*settings.listen, *settings.listen_workers)))
+        context.destroy(0)
         return EXIT_CANNOT_BIND
     core = Broker(settings, secrets.token_hex(8), time.monotonic(), machine_id())
     shell = Shell(core, sockets, settings, directory)

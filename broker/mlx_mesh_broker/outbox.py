@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 RETRY_S = 0.005
 """How often a full connection is tried again."""
 
+MESSAGE_BYTES = 256
+"""What keeping a message takes besides its frames; without it a flood of tiny ones would cost many times the bound."""
+
 
 class Outbox:
     """Messages that ZeroMQ would not take, by route, in order."""
@@ -27,9 +30,12 @@ class Outbox:
         return route in self._waiting
 
     def keep(self, route: bytes, frames: Sequence[bytes]) -> bool:
-        """Keep a message; False if that is too much, and then everything for this route is dropped."""
-        size = self._bytes.get(route, 0) + sum(map(len, frames))
-        if size > self._max_bytes:
+        """Keep a message; False if that is too much, and then everything for this route is dropped.
+
+        A message that waits alone is kept whatever its size, which the protocol bounds.
+        """
+        size = self._bytes.get(route, 0) + _cost(frames)
+        if size > self._max_bytes and route in self._waiting:
             self.drop(route)
             return False
         self._waiting.setdefault(route, deque()).append(frames)
@@ -46,6 +52,10 @@ class Outbox:
         for route in list(self._waiting):
             queue = self._waiting.get(route)
             while queue and send(route, queue[0]):
-                self._bytes[route] -= sum(map(len, queue.popleft()))
+                self._bytes[route] -= _cost(queue.popleft())
             if not queue:
                 self.drop(route)
+
+
+def _cost(frames: Sequence[bytes]) -> int:
+    return MESSAGE_BYTES + sum(map(len, frames))

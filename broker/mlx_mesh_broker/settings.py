@@ -35,22 +35,34 @@ class BrokerSettings(Config):
 
 
 def check_endpoints(endpoints: tuple[str, ...], name: str) -> None:
-    """Refuse what would open the mesh to others.
+    """Refuse what would open the mesh to others, and what is no endpoint.
 
     Raises:
-        SettingsError: not an ipc or tcp endpoint, or a TCP one beyond loopback.
+        SettingsError: not an ipc or tcp endpoint, an abstract ipc one, or a TCP one beyond loopback.
     """
     for endpoint in endpoints:
-        parts = urlsplit(endpoint)
-        if parts.scheme == "ipc":
-            continue
-        if parts.scheme != "tcp" or not parts.hostname:
-            raise SettingsError(f"{name}: {endpoint!r} is not allowed; allowed: ipc://PATH or tcp://HOST:PORT")
-        if not _is_loopback(parts.hostname):
+        if not _is_endpoint(endpoint):
+            raise SettingsError(
+                f"{name}: {endpoint!r} is not allowed; "
+                "allowed: ipc:///PATH or tcp://HOST:PORT with a port from 1 to 65535"
+            )
+        if endpoint.startswith("tcp:") and not _is_loopback(urlsplit(endpoint).hostname or ""):
             raise SettingsError(
                 f"{name}: {endpoint!r} is not allowed: anyone on the network could use the mesh; "
                 "allowed: loopback addresses (127.0.0.1, [::1]), since connections are not encrypted yet"
             )
+
+
+def _is_endpoint(endpoint: str) -> bool:
+    try:
+        parts = urlsplit(endpoint)
+        port = parts.port
+    except ValueError:
+        return False
+    if parts.scheme == "ipc":
+        # A relative path would depend on the folder; one with @ has no file, so no mode keeps other users out.
+        return endpoint.startswith("ipc:///")
+    return parts.scheme == "tcp" and bool(parts.hostname) and bool(port) and not parts.path
 
 
 def _is_loopback(host: str) -> bool:

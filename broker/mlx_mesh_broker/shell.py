@@ -100,9 +100,8 @@ class Shell:
         hot = {self._sockets.frontend.fileno(), self._sockets.backend.fileno()}
         with Sleeper([*hot, *self._cold_descriptors()]) as sleeper:
             while not self._stopping:
-                while self._round():
-                    pass
-                timeout_s = self._timeout()
+                busy = self._rounds()
+                timeout_s = 0.0 if busy else self._timeout()
                 before = self._now
                 woken = sleeper.sleep(timeout_s)
                 self._now = now = time.monotonic()
@@ -133,6 +132,14 @@ class Shell:
         if self._watchers:
             timeout_s = min(timeout_s, max(self._records_due - now, 0.0))
         return timeout_s
+
+    def _rounds(self) -> bool:
+        """Take messages until there are none; True if the time for that was over first, as in a flood."""
+        until = time.monotonic() + CHORES_S
+        while self._round():
+            if self._now >= until:
+                return True
+        return False
 
     def _round(self) -> int:
         """Take a batch from each socket; return how many messages there were."""
@@ -218,8 +225,7 @@ class Shell:
         self._wake.clear()
         for instance in self._watch.exited():
             # What the worker sent before it died may still be on its way in.
-            while self._round():
-                pass
+            self._rounds()
             self._feed(events.ProcessExited(instance, read_running(self._run_dir, instance)))
             discard(self._run_dir, instance)
         while self._asked:
@@ -236,7 +242,8 @@ class Shell:
         return read_running(self._run_dir, instance) if instance else None
 
     def _serve_control(self) -> None:
-        while True:
+        """Answer a batch of commands; the descriptor tells of no more, so a full batch is followed by another soon."""
+        for _ in range(BATCH):
             try:
                 frames = self._receive_control()
                 if frames is None:
@@ -250,6 +257,7 @@ class Shell:
                 continue
             if isinstance(message, Command):
                 self._reply(frames[0], *self._control.answer(self._now, message, frames[2:]))
+        self._wake.set()
 
     def _reply(self, route: bytes, message: Any, body: Sequence[Any] = ()) -> None:
         try:

@@ -53,10 +53,10 @@ def bind(context: zmq.Context[zmq.Socket[bytes]], run_dir: Path, settings: Broke
         events.set(zmq.LINGER, 0)
         for name, socket in (("frontend", frontend), ("backend", backend), ("control", control), ("events", events)):
             socket.bind(f"ipc://{run_dir}/{name}.sock")
-        for endpoint in settings.listen:
-            frontend.bind(endpoint)
-        for endpoint in settings.listen_workers:
-            backend.bind(endpoint)
+        for socket, endpoints in ((frontend, settings.listen), (backend, settings.listen_workers)):
+            for endpoint in endpoints:
+                socket.set(zmq.IPV6, "[" in endpoint)
+                socket.bind(endpoint)
     finally:
         os.umask(before)
     return Sockets(frontend, backend, control, events)

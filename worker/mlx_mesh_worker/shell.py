@@ -112,6 +112,7 @@ class Shell:
         socket.set(zmq.RECONNECT_IVL, RECONNECT_MS)
         socket.set(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
         socket.set(zmq.TCP_KEEPALIVE, 1)
+        socket.set(zmq.IPV6, "[" in self._endpoint)
         socket.connect(self._endpoint)
         self._socket = socket
         self._receive = receiver(socket)
