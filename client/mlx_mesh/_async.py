@@ -24,7 +24,7 @@ from mlx_mesh._options import (
 )
 from mlx_mesh._results import Embeddings
 from mlx_mesh._session import STATUS_OP, Pending, result_of
-from mlx_mesh_wire import CancelledError, MeshError, messages, pack_body
+from mlx_mesh_wire import CancelledError, DeadlineExceededError, MeshError, messages, pack_body
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -68,7 +68,8 @@ class AsyncMesh:
         self._loop.remove_reader(link.fd)
         if self._timer is not None:
             self._timer.cancel()
-        # Closing may wait for the goodbye to be taken; the loop must not.
+        link.leave()
+        # This may wait for the goodbye to be taken; the loop must not.
         await self._loop.run_in_executor(None, link.close)
 
     async def call(
@@ -178,8 +179,11 @@ class AsyncMesh:
         """
         waiting = _readiness.Waiting(ops, timeout, time.monotonic())
         while True:
-            left = waiting.left(time.monotonic())
-            if waiting.satisfied(await self.status(timeout=left), time.monotonic()):
+            try:
+                status = await self.status(timeout=waiting.left(time.monotonic()))
+            except DeadlineExceededError as error:
+                raise waiting.unanswered(error) from None
+            if waiting.satisfied(status, time.monotonic()):
                 return
             await asyncio.sleep(_readiness.INTERVAL_S)
 

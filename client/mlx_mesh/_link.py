@@ -8,6 +8,7 @@ import secrets
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import zmq
 
@@ -22,6 +23,8 @@ RECONNECT_MAX_MS = 1000
 BATCH = 256
 """Messages taken in one go, so that a flood of chunks cannot keep an event loop from its other work."""
 
+PORT_MAX = 65_535
+
 
 class Link:
     """One DEALER and the session that speaks on it. Not safe to share between threads by itself."""
@@ -30,7 +33,9 @@ class Link:
         self.endpoint = check_endpoint(endpoint or client_endpoint())
         self._pid = os.getpid()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        name = f"{Path(sys.argv[0] or 'python').name[:40]}:{self._pid}"
+        # The name of a script may hold bytes that are not UTF-8.
+        program = Path(sys.argv[0] or "python").name[:40].encode("utf-8", "replace").decode()
+        name = f"{program}:{self._pid}"
         self.session = Session(secrets.token_bytes(limits.SESSION_BYTES), name, self.endpoint, random.random)
         self.closed = False
         self._connect()
@@ -78,8 +83,8 @@ class Link:
                 session.message(now, message, frames[1:])
         return self.pump() or renewed
 
-    def close(self) -> None:
-        """Say goodbye and give the socket back."""
+    def leave(self) -> None:
+        """End every call and say goodbye, without waiting for anything."""
         if self.closed:
             return
         self.closed = True
@@ -88,7 +93,12 @@ class Link:
         self.session.close(closed_error())
         self._flush()
         self._socket.close(LINGER_MS)
-        self._context.term()
+
+    def close(self) -> None:
+        """Leave, and wait until the goodbye is taken, at most as long as the linger."""
+        self.leave()
+        if os.getpid() == self._pid:
+            self._context.term()
 
     def _flush(self) -> None:
         outbox, send = self.session.outbox, self._send
@@ -105,6 +115,7 @@ class Link:
         socket.set(zmq.RECONNECT_IVL, RECONNECT_MS)
         socket.set(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
         socket.set(zmq.TCP_KEEPALIVE, 1)
+        socket.set(zmq.IPV6, "[" in self.endpoint)
         socket.connect(self.endpoint)
         self._socket = socket
         self._receive = receiver(socket)
@@ -118,7 +129,8 @@ def check_endpoint(endpoint: str) -> str:
     Raises:
         InvalidRequestError: saying what is allowed.
     """
-    scheme, separator, rest = endpoint.partition("://")
+    given: Any = endpoint
+    scheme, separator, rest = endpoint.partition("://") if isinstance(given, str) else ("", "", "")
     if not separator or scheme not in ("ipc", "tcp") or not rest:
         raise InvalidRequestError(
             f"endpoint is {endpoint!r}; allowed: ipc://PATH or tcp://HOST:PORT", details={"field": "endpoint"}
@@ -127,6 +139,9 @@ def check_endpoint(endpoint: str) -> str:
         raise InvalidRequestError(
             f"endpoint {endpoint!r} has a path of over {IPC_PATH_MAX_BYTES} bytes", details={"field": "endpoint"}
         )
-    if scheme == "tcp" and not rest.rpartition(":")[2].isdigit():
-        raise InvalidRequestError(f"endpoint {endpoint!r} has no port", details={"field": "endpoint"})
+    port = rest.rpartition(":")[2]
+    if scheme == "tcp" and not (port.isdecimal() and 1 <= int(port) <= PORT_MAX):
+        raise InvalidRequestError(
+            f"endpoint {endpoint!r} has no port from 1 to {PORT_MAX}", details={"field": "endpoint"}
+        )
     return endpoint

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
 from mlx_mesh_wire import Flag, InvalidRequestError, Lane, limits, pack_body
 
@@ -73,24 +74,32 @@ def options(
     Raises:
         InvalidRequestError: naming the keyword, what was given and what is allowed.
     """
-    if not isinstance(timeout, int | float) or isinstance(timeout, bool) or not 0 < timeout <= TIMEOUT_MAX_S:
-        raise _bad("timeout", timeout, f"seconds above 0 and up to {TIMEOUT_MAX_S:.0f}")
-    if lane not in LANES:
+    if not isinstance(lane, str) or lane not in LANES:
         raise _bad("lane", lane, ", ".join(LANES))
-    model = model or ""
-    if not isinstance(model, str) or len(model) > limits.MODEL_MAX_CHARS:
+    model = "" if model is None else model
+    if not _is_text(model) or len(model) > limits.MODEL_MAX_CHARS:
         raise _bad("model", model, f"a string of at most {limits.MODEL_MAX_CHARS} characters")
+    for name, on in (("at_most_once", at_most_once), ("wait_for_ready", wait_for_ready), ("cache", cache)):
+        if type(on) is not bool:
+            raise _bad(name, on, "True or False")
     flags = (
         (Flag.AT_MOST_ONCE if at_most_once else 0)
         | (Flag.WAIT_FOR_READY if wait_for_ready else 0)
         | (0 if cache else Flag.FRESH)
     )
-    return Options(model, float(timeout), int(LANES[lane]), flags, _affinity(affinity))
+    return Options(model, check_timeout(timeout), int(LANES[lane]), flags, _affinity(affinity))
+
+
+def check_timeout(timeout: Any) -> float:
+    """Return the seconds that a call may take, if they are a time."""
+    if not isinstance(timeout, int | float) or isinstance(timeout, bool) or not 0 < timeout <= TIMEOUT_MAX_S:
+        raise _bad("timeout", timeout, f"seconds above 0 and up to {TIMEOUT_MAX_S:.0f}")
+    return float(timeout)
 
 
 def check_op(op: Any) -> str:
     """Return the op's name if it can be one."""
-    if not isinstance(op, str) or not 1 <= len(op) <= limits.OP_MAX_CHARS:
+    if not _is_text(op) or not 1 <= len(op) <= limits.OP_MAX_CHARS:
         raise _bad("op", op, f"a string of 1 to {limits.OP_MAX_CHARS} characters")
     return op
 
@@ -108,6 +117,11 @@ def embed_bodies(texts: str | Sequence[str], normalize: bool | None) -> list[lis
     Raises:
         InvalidRequestError: no texts, or one that is not a non-empty string of valid Unicode; details name its index.
     """
+    given: Any = texts
+    if not isinstance(given, Iterable) or isinstance(given, bytes):
+        raise _bad("texts", texts, "a string or a list of strings")
+    if normalize is not None and type(normalize) is not bool:
+        raise _bad("normalize", normalize, "True, False or None")
     every = [texts] if isinstance(texts, str) else list(texts)
     if not every:
         raise InvalidRequestError("texts is empty; give at least one text", details={"field": "texts"})
@@ -141,6 +155,17 @@ def _check_text(index: int, text: Any) -> None:
         text.encode()
     except UnicodeEncodeError as error:
         raise InvalidRequestError(f"texts[{index}] is not valid Unicode: {error}", details=where) from error
+
+
+def _is_text(given: Any) -> TypeGuard[str]:
+    """Whether it is a string that UTF-8 can carry; lone surrogates, as in odd file names, are not."""
+    if not isinstance(given, str):
+        return False
+    try:
+        given.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _affinity(key: Any) -> bytes:

@@ -97,7 +97,7 @@ class Session:
         self._budget = RetryBudget(random)
         self._next_id = 1
         self._outstanding: dict[int, Pending] = {}
-        self._lanes: tuple[deque[Pending], deque[Pending], deque[Pending]] = (deque(), deque(), deque())
+        self._lanes: tuple[dict[Pending, None], dict[Pending, None], dict[Pending, None]] = ({}, {}, {})
         self._waiting = 0
         self._timers: list[tuple[float, int, Pending, bool]] = []
         self._timer_count = 0
@@ -107,6 +107,7 @@ class Session:
         self._silent_s = 5.0
         self._heard = 0.0
         self._said = 0.0
+        self._greeted = 0.0
         self._pinged = 0.0
         self._welcomed = False
         self.epoch = ""
@@ -149,6 +150,7 @@ class Session:
         self._stale_timers += 1
         if self._outstanding.pop(pending.id, None) is not None:
             self._say(messages.Cancel(pending.id))
+        self._unqueue(pending)
         self._compact()
 
     def read(self, pending: Pending) -> None:
@@ -181,6 +183,8 @@ class Session:
 
     def next_tick(self) -> float:
         """Return when ``tick`` has something to do."""
+        if self._waiting and len(self._outstanding) < self._places:
+            return 0.0  # A cancel made room.
         due = self._said + KEEPALIVE_S
         if self._outstanding:
             due = min(due, max(self._heard, self._pinged) + self._ping_s, self._heard + self._silent_s)
@@ -188,7 +192,7 @@ class Session:
 
     def close(self, why: MeshError) -> None:
         """End every call and say goodbye."""
-        for pending in [*self._outstanding.values(), *(p for lane in self._lanes for p in lane if not p.ended)]:
+        for pending in [*self._outstanding.values(), *(p for lane in self._lanes for p in lane)]:
             self._end(pending, why, ())
         for _, _, pending, _ in self._timers:
             if not pending.ended:
@@ -200,17 +204,21 @@ class Session:
         if len(self._outstanding) < self._places and not self._waiting:
             self._send(now, pending)
         else:
-            self._lanes[pending.call.lane].append(pending)
+            self._lanes[pending.call.lane][pending] = None
             self._waiting += 1
 
     def _fill(self, now: float) -> None:
         """Send what waits, higher lanes first, as far as there are places."""
         while self._waiting and len(self._outstanding) < self._places:
-            lane = next(lane for lane in self._lanes if lane)
-            pending = lane.popleft()
+            pending = next(iter(next(lane for lane in self._lanes if lane)))
+            self._unqueue(pending)
+            self._send(now, pending)
+
+    def _unqueue(self, pending: Pending) -> None:
+        lane = self._lanes[pending.call.lane]
+        if pending in lane:
+            del lane[pending]
             self._waiting -= 1
-            if not pending.ended:
-                self._send(now, pending)
 
     def _send(self, now: float, pending: Pending) -> None:
         pending.id = self._next_id
@@ -243,7 +251,7 @@ class Session:
 
     def _greet(self, now: float) -> None:
         self._welcomed = False
-        self._said = now
+        self._said = self._greeted = now
         hello = messages.Hello(limits.PROTOCOL_MAJOR, limits.PROTOCOL_MINOR, self._key, self._name, self.epoch)
         self._say(hello)
 
@@ -308,7 +316,9 @@ class Session:
         self._fill(now)
 
     def _reset(self, now: float, message: messages.Reset, frames: Sequence[bytes]) -> None:
-        if self._welcomed:
+        # Messages that were on their way with the HELLO are each answered by a RESET; one that comes much later means
+        # that the HELLO itself was lost, with the broker that it was meant for.
+        if self._welcomed or now - self._greeted >= self._ping_s:
             self._greet(now)
             self._resend(now)
 
@@ -330,6 +340,7 @@ class Session:
         known = self._outstanding.pop(pending.id, None)
         if known is not None:
             self._say(messages.Cancel(pending.id))
+        self._unqueue(pending)
         if self._welcomed:
             text = f"no answer to {pending.call.op!r} within {pending.call.timeout_s:g} s"
         else:

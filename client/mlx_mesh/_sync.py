@@ -16,7 +16,7 @@ from mlx_mesh._link import Link
 from mlx_mesh._options import DEFAULT_TIMEOUT_S, WINDOW, Call, check_op, check_window, embed_bodies, options
 from mlx_mesh._results import Embeddings
 from mlx_mesh._session import STATUS_OP, Pending, result_of
-from mlx_mesh_wire import CancelledError, InternalError, MeshError, messages, pack_body
+from mlx_mesh_wire import CancelledError, DeadlineExceededError, InternalError, MeshError, messages, pack_body
 from mlx_mesh_wire.sleeper import Sleeper
 from mlx_mesh_wire.wake import Wake
 
@@ -169,7 +169,13 @@ class Mesh:
             DeadlineExceededError: no broker answered.
         """
         waiting = _readiness.Waiting(ops, timeout, time.monotonic())
-        while not waiting.satisfied(self.status(timeout=waiting.left(time.monotonic())), time.monotonic()):
+        while True:
+            try:
+                status = self.status(timeout=waiting.left(time.monotonic()))
+            except DeadlineExceededError as error:
+                raise waiting.unanswered(error) from None
+            if waiting.satisfied(status, time.monotonic()):
+                return
             time.sleep(_readiness.INTERVAL_S)
 
     def _request(self, call: Call) -> Sequence[bytes]:
@@ -183,6 +189,8 @@ class Mesh:
     def _start(self, call: Call) -> _Waiter:
         now = time.monotonic()
         waiter = _Waiter(call, now)
+        # Before the lock too: in a forked child, the thread that held it may be missing.
+        self._link.check_usable()
         with self._lock:
             self._link.check_usable()
             self._link.session.start(now, waiter.pending)
