@@ -67,13 +67,14 @@ class Dealer:
     def take(self, kind: type[M], seconds: float = PATIENCE_S, *, of: int | None = None) -> tuple[M, list[bytes]]:
         """Return the first message of this kind, and of this id if one is given."""
 
-        def look() -> tuple[M, list[bytes]] | None:
-            self.pump(20)
-            for entry in self.seen:
-                if isinstance(entry[0], kind) and of in (None, getattr(entry[0], "id", None)):
-                    self.seen.remove(entry)
-                    return entry
+        def find() -> tuple[M, list[bytes]] | None:
+            for index, (message, _) in enumerate(self.seen):
+                if isinstance(message, kind) and of in (None, getattr(message, "id", None)):
+                    return self.seen.pop(index)
             return None
+
+        def look() -> tuple[M, list[bytes]] | None:
+            return find() or self.pump(20) or find()
 
         found: tuple[M, list[bytes]] = until(look, f"a {kind.__name__} {of or ''}", seconds)
         return found
