@@ -48,10 +48,10 @@ class Outbox:
         self._bytes.pop(route, None)
 
     def retry(self, send: Callable[[bytes, Sequence[bytes]], bool]) -> None:
-        """Try to send what waits, by ``send(route, frames)`` that says whether it went."""
+        """Try to send what waits, by ``send(route, frames)`` that says whether it went; it may drop the route."""
         for route in list(self._waiting):
-            queue = self._waiting.get(route)
-            while queue and send(route, queue[0]):
+            queue = self._waiting[route]
+            while queue and send(route, queue[0]) and route in self._waiting:
                 self._bytes[route] -= _cost(queue.popleft())
             if not queue:
                 self.drop(route)

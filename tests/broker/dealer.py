@@ -19,10 +19,11 @@ M = TypeVar("M")
 class Dealer:
     """One connection to a socket of the broker; remembers what came and was not asked for yet."""
 
-    def __init__(self, endpoint: str) -> None:
+    def __init__(self, endpoint: str, *, hwm: int = 1000) -> None:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.socket = self._context.socket(zmq.DEALER)
         self.socket.set(zmq.LINGER, 0)
+        self.socket.set(zmq.RCVHWM, hwm)
         self.socket.connect(endpoint)
         self.session = os.urandom(16)
         self.seen: list[tuple[Any, list[bytes]]] = []
@@ -96,8 +97,8 @@ class Dealer:
 
 
 @contextmanager
-def dealer(mesh: LiveMesh, socket: str = "frontend") -> Iterator[Dealer]:
-    made = Dealer(f"ipc://{mesh.dir}/{socket}.sock")
+def dealer(mesh: LiveMesh, socket: str = "frontend", *, hwm: int = 1000) -> Iterator[Dealer]:
+    made = Dealer(f"ipc://{mesh.dir}/{socket}.sock", hwm=hwm)
     try:
         yield made
     finally:
