@@ -1,0 +1,1 @@
+"""Measurements of the mesh beside its peers: ``python -m benchmarks``."""

@@ -1,0 +1,94 @@
+"""The final table, and the section of docs/benchmarks.md that shows the reference results."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.processes import ROOT
+from benchmarks.results import Result, Target, load
+
+PAGE = ROOT / "docs" / "benchmarks.md"
+REFERENCE = ROOT / "benchmarks" / "results" / "reference"
+BEGIN = "<!-- results: written by python -m benchmarks report -->"
+END = "<!-- end of results -->"
+ORDER = ("rpc", "embed", "coldstart", "scale")
+GIB = 1024**3
+
+
+def table(results: Sequence[Result]) -> str:
+    """Return what was found beside what was aimed at, for a terminal."""
+    rows = [("", "TARGET", "FOUND", "VERDICT", "")]
+    rows += [_row(target) for result in results for target in result.targets]
+    widths = [max(len(row[column]) for row in rows) for column in range(5)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    skipped = [f"left out: {text}" for result in results for text in result.skipped]
+    if any(result.quick for result in results):
+        skipped.append("--quick was given: these figures show that it runs, no more")
+    return "\n".join(["", *lines, *skipped])
+
+
+def publish(folder: Path, page: Path = PAGE, reference: Path = REFERENCE) -> Path:
+    """Make the results of a folder the reference ones and write them into the page; return the page.
+
+    Raises:
+        FileNotFoundError: there are no results.
+        ValueError: they come from a quick run, or the page lacks its marks.
+    """
+    results = [load(folder / f"{name}.json") for name in ORDER if (folder / f"{name}.json").exists()]
+    if not results:
+        raise FileNotFoundError(f"{folder} holds no results; run: make bench")
+    if any(result.quick for result in results):
+        raise ValueError(f"{folder} holds results of a quick run, which are no reference")
+    reference.mkdir(parents=True, exist_ok=True)
+    for result in results:
+        for suffix in (".json", ".svg"):
+            source = folder / f"{result.name}{suffix}"
+            if source.exists() and folder.resolve() != reference.resolve():
+                shutil.copyfile(source, reference / source.name)
+    page.write_text(replace_section(page.read_text(encoding="utf-8"), section(results, page, reference)), "utf-8")
+    return page
+
+
+def replace_section(text: str, new: str) -> str:
+    """Return the page with what stands between the marks replaced.
+
+    Raises:
+        ValueError: a mark is missing.
+    """
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"the page lacks one of its marks: {BEGIN} and {END}")
+    return f"{before}{BEGIN}\n\n{new.strip()}\n\n{END}{after}"
+
+
+def section(results: Sequence[Result], page: Path, reference: Path) -> str:
+    """Return the Markdown that shows the results: machine, table, plots."""
+    newest = max(results, key=lambda result: result.date)
+    machine = newest.machine
+    parts = [
+        f"Measured on {newest.date[:10]}: {machine['cpu']}, {machine['cores']} cores, "
+        f"{machine['memory_bytes'] / GIB:.0f} GiB, {machine['system']}, Python {machine['python']}.",
+        "With " + ", ".join(f"{name} {version}" for name, version in newest.versions.items()) + ".",
+    ]
+    rows = ["| measured | target | found | verdict | behind it |", "|---|---|---|---|---|"]
+    rows += ["| " + " | ".join(_row(target)) + " |" for result in results for target in result.targets]
+    parts.append("\n".join(rows))
+    parts += [f"Left out: {text}." for result in results for text in result.skipped]
+    for result in results:
+        plot = reference / f"{result.name}.svg"
+        if plot.exists():
+            link = Path(os.path.relpath(plot, page.parent)).as_posix()
+            parts.append(f"![{result.name}]({link})")
+    return "\n\n".join(parts)
+
+
+
+
+def _row(target: Target) -> tuple[str, str, str, str, str]:
+    found = "-" if target.verdict == "not measured" else f"{target.figure:.3g} {target.unit}"
+    bound = f"{target.sense} {target.bound:g} {target.unit}"
+    return target.what, bound, found, target.verdict, target.detail
