@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from mlx_mesh_wire.logs import log
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -14,6 +17,9 @@ if TYPE_CHECKING:
 HOST = "127.0.0.1"
 SNAPSHOT_TIMEOUT_S = 5.0
 """A loop that does not answer for this long is not healthy."""
+
+CONNECTIONS_MAX = 64
+"""Connections served at once, a thread each; further ones are closed, so that slow ones cannot pile up."""
 
 
 class Monitor:
@@ -26,8 +32,7 @@ class Monitor:
 
     def __init__(self, port: int, snapshot: Callable[[float], Snapshot | None]) -> None:
         handler = type("Handler", (_Handler,), {"snapshot": staticmethod(snapshot)})
-        self._server = ThreadingHTTPServer((HOST, port), handler)
-        self._server.daemon_threads = True
+        self._server = _Server((HOST, port), handler)
         self.port: int = self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever, name="monitor", daemon=True)
         self._thread.start()
@@ -36,6 +41,21 @@ class Monitor:
         """Stop serving."""
         self._server.shutdown()
         self._server.server_close()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = CONNECTIONS_MAX
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if threading.active_count() > CONNECTIONS_MAX:
+            self.shutdown_request(request)
+        else:
+            super().process_request(request, client_address)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A scraper that went before it had its answer is not worth a stack in the log."""
+        log("debug", "scrape_failed", reason=repr(sys.exception()))
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -17,7 +17,7 @@ from mlx_mesh_broker.core.broker import Broker
 from mlx_mesh_broker.lockfile import AlreadyRunningError, RunDirLock
 from mlx_mesh_broker.settings import METRICS_PORT, BrokerSettings, check_endpoints
 from mlx_mesh_broker.shell import Shell
-from mlx_mesh_broker.sockets import bind
+from mlx_mesh_broker.sockets import bind, remove_files
 from mlx_mesh_wire.host import machine_id
 from mlx_mesh_wire.logs import log, set_up
 from mlx_mesh_wire.paths import RUN_DIR_VARIABLE, ensure_run_dir, run_dir
@@ -96,6 +96,7 @@ def _serve(settings: BrokerSettings, directory: Path) -> int:
         shell.close()
         sockets.close()
         context.term()
+        remove_files(directory)
     log("info", "broker_stopped")
     return 0
 

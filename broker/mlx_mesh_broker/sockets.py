@@ -27,6 +27,9 @@ HANDSHAKE_MS = 2000
 """How long a new connection may take for its ZMTP handshake."""
 
 
+NAMES = ("frontend", "backend", "control", "events")
+
+
 class Sockets(NamedTuple):
     """The bound sockets."""
 
@@ -51,7 +54,7 @@ def bind(context: zmq.Context[zmq.Socket[bytes]], run_dir: Path, settings: Broke
         events = context.socket(zmq.XPUB)
         events.set(zmq.SNDHWM, settings.events_hwm)
         events.set(zmq.LINGER, 0)
-        for name, socket in (("frontend", frontend), ("backend", backend), ("control", control), ("events", events)):
+        for name, socket in zip(NAMES, (frontend, backend, control, events), strict=True):
             socket.bind(f"ipc://{run_dir}/{name}.sock")
         for socket, endpoints in ((frontend, settings.listen), (backend, settings.listen_workers)):
             for endpoint in endpoints:
@@ -60,6 +63,12 @@ def bind(context: zmq.Context[zmq.Socket[bytes]], run_dir: Path, settings: Broke
     finally:
         os.umask(before)
     return Sockets(frontend, backend, control, events)
+
+
+def remove_files(run_dir: Path) -> None:
+    """Remove the files of the ipc sockets, which ZeroMQ leaves behind; only for whoever holds the run directory."""
+    for name in NAMES:
+        (run_dir / f"{name}.sock").unlink(missing_ok=True)
 
 
 def _router(context: zmq.Context[zmq.Socket[bytes]], hwm: int) -> zmq.Socket[bytes]:

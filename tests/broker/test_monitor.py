@@ -1,0 +1,234 @@
+"""/metrics, /healthz and /readyz of a running broker."""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+
+import psutil
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from mlx_mesh import DeadlineExceededError, Mesh, NoWorkerError
+from mlx_mesh_wire import messages
+from tests.broker.dealer import dealer
+from tests.live import LiveMesh, Process, live_mesh, until
+
+
+def port_of(mesh: LiveMesh) -> int:
+    found = until(lambda: re.search(r"metrics_on .*127\.0\.0\.1:(\d+)/metrics", mesh.log("broker")), "the port")
+    return int(found[1])
+
+
+def get(port: int, path: str, timeout: float = 10.0) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=timeout) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+def samples(port: int) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    families = text_string_to_metric_families(get(port, "/metrics")[1])
+    return {(s.name, frozenset(s.labels.items())): s.value for family in families for s in family.samples}
+
+
+def key(name: str, **labels: str) -> tuple[str, frozenset[tuple[str, str]]]:
+    return "mlx_mesh_" + name, frozenset(labels.items())
+
+
+@pytest.fixture(scope="module")
+def port(mesh: LiveMesh, bystander: Mesh) -> int:
+    return port_of(mesh)
+
+
+def test_metrics_count_what_happened(mesh: LiveMesh, bystander: Mesh, port: int) -> None:
+    before = samples(port)
+    for number in range(5):
+        bystander.call("echo", number, lane="interactive")
+    for number in range(3):
+        bystander.call("echo", number, lane="bulk")
+    assert list(bystander.stream("echo", [1, 2, 3, 4])) == [1, 2, 3, 4]
+    for op in ("no-such-op", "nor-this"):
+        with pytest.raises(NoWorkerError):
+            bystander.call(op, 1)
+    with pytest.raises(DeadlineExceededError):
+        bystander.call("late", 1, timeout=0.05, wait_for_ready=True)
+    with dealer(mesh) as peer:
+        peer.hello()
+        peer.raw(b"\xc1")
+        peer.error(0)
+    after = samples(port)
+
+    def grown(name: str, **labels: str) -> float:
+        return after[key(name, **labels)] - before.get(key(name, **labels), 0.0)
+
+    echo = {"op": "echo", "model": ""}
+    assert grown("requests_total", **echo, lane="interactive", outcome="OK") == 5
+    assert grown("requests_total", **echo, lane="bulk", outcome="OK") == 3
+    assert grown("requests_total", **echo, lane="standard", outcome="OK") == 1
+    assert grown("requests_total", op="", model="", lane="standard", outcome="NO_WORKER") == 2
+    assert grown("requests_accepted_total") == 10
+    assert after[key("requests_outstanding")] == 0
+    assert grown("chunks_total", **echo) == 4
+    assert grown("e2e_request_latency_seconds_count", **echo) == 9
+    assert grown("e2e_request_latency_seconds_bucket", **echo, le="+Inf") == 9
+    assert grown("time_to_first_token_seconds_count", **echo) == 1
+    assert grown("broker_events_total", event="malformed_client") == 1
+    assert grown("worker_served_total", worker="w") == 9
+    assert after[key("workers", state="ready")] == 1
+    assert after[key("workers", state="loading")] == 0
+    assert after[key("worker_slots", worker="w")] == 32
+    assert after[key("worker_memory_bytes", worker="w", kind="rss")] > 10_000_000
+    assert 0 < after[key("e2e_request_latency_seconds_sum", **echo)] < 60
+    assert not [labels for _, labels in after if ("op", "no-such-op") in labels or ("op", "late") in labels]
+
+
+def test_buckets_only_grow_with_their_bound(bystander: Mesh, port: int) -> None:
+    bystander.call("echo", 1)
+    buckets = {
+        float(dict(labels)["le"]): value
+        for (name, labels), value in samples(port).items()
+        if name == "mlx_mesh_queue_time_seconds_bucket" and ("op", "echo") in labels
+    }
+    assert 0.25 in buckets
+    values = [buckets[bound] for bound in sorted(buckets)]
+    assert values == sorted(values)
+
+
+def test_openmetrics_is_given_to_who_asks_for_it(bystander: Mesh, port: int) -> None:
+    asked = urllib.request.Request(
+        f"http://127.0.0.1:{port}/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"}
+    )
+    with urllib.request.urlopen(asked, timeout=10) as answer:
+        assert answer.headers["Content-Type"].startswith("application/openmetrics-text")
+        assert answer.read().endswith(b"# EOF\n")
+
+
+def test_other_paths_and_methods_are_refused(port: int) -> None:
+    assert get(port, "/") == (404, "there are /metrics, /healthz and /readyz\n")
+    assert get(port, "/metrics/../../etc/passwd")[0] == 404
+    asked = urllib.request.Request(f"http://127.0.0.1:{port}/metrics", data=b"x", method="POST")
+    with pytest.raises(urllib.error.HTTPError, match="501") as caught:
+        urllib.request.urlopen(asked, timeout=10)
+    caught.value.close()
+
+
+@pytest.mark.slow
+def test_garbage_and_slow_clients_hold_up_neither_the_broker_nor_the_next_scrape(
+    mesh: LiveMesh, bystander: Mesh, port: int
+) -> None:
+    log = mesh.log("broker")
+    slow = [socket.create_connection(("127.0.0.1", port)) for _ in range(30)]
+    try:
+        begun = [b"GET /met", b"", b"\x16\x03\x01\x02\x00\x01\xfc" * 50, b"GET /metrics HTTP/1.1\r\nX: "]
+        for number, each in enumerate(slow):
+            each.sendall(begun[number % 4])
+        for junk in (b"\r\n" * 10, b"\xff" * 70_000, b"GET " + b"x" * 70_000 + b"\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n"):
+            with socket.create_connection(("127.0.0.1", port), timeout=5) as one:
+                one.sendall(junk)
+        for _ in range(20):  # reset instead of closed, with the answer unread
+            one = socket.create_connection(("127.0.0.1", port), timeout=5)
+            one.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            one.close()
+        assert bystander.call("echo", 1, timeout=2.0) == 1
+        assert get(port, "/healthz", 2.0) == (200, "ok\n")
+    finally:
+        for each in slow:
+            each.close()
+    assert "Traceback" not in mesh.log("broker")[len(log) :]
+
+
+@pytest.mark.slow
+def test_more_connections_than_are_served_at_once_are_closed_and_serving_goes_on(
+    bystander: Mesh, broker: Process, port: int
+) -> None:
+    many = [socket.create_connection(("127.0.0.1", port)) for _ in range(150)]
+    try:
+        for each in many:
+            each.settimeout(5)
+        assert b"" == many[-1].recv(1)
+        assert psutil.Process(broker.pid).num_threads() < 80
+        assert bystander.call("echo", 1, timeout=2.0) == 1
+    finally:
+        for each in many:
+            each.close()
+    until(lambda: _healthy(port), "a probe to be answered")
+
+
+def _healthy(port: int) -> bool:
+    try:
+        return get(port, "/healthz", 2.0)[0] == 200
+    except OSError:
+        return False
+
+
+def test_connections_are_given_back(broker: Process, port: int) -> None:
+    process = psutil.Process(broker.pid)
+    get(port, "/metrics")
+    until(lambda: process.num_threads() <= 6, "the threads of earlier connections to end")
+    before = process.num_fds()
+    for _ in range(50):
+        get(port, "/metrics")
+    until(lambda: process.num_fds() <= before + 1, "descriptors to be given back")
+
+
+@pytest.fixture
+def own() -> Iterator[LiveMesh]:
+    with live_mesh() as mesh:
+        yield mesh
+
+
+def test_readyz_says_503_until_a_worker_is_ready_and_200_while_one_is(own: LiveMesh) -> None:
+    own.broker("--metrics-port", "0")
+    port = port_of(own)
+    assert get(port, "/healthz") == (200, "ok\n")
+    assert get(port, "/readyz") == (503, "no worker is ready (0 connected)\n")
+    with dealer(own, "backend") as worker:
+        worker.say(messages.Loading(1, 0, b"i" * 16, "w", "h", "nowhere", 1, 0, ["x"], [], [], 1, 0, {}))
+        worker.take(messages.Welcome)
+        assert get(port, "/readyz") == (503, "no worker is ready (1 connected)\n")
+        worker.ready(ops=["x"], name="v")
+        assert get(port, "/readyz")[0] == 200
+        worker.say(messages.Quiet(True))
+        worker.settle()
+        assert get(port, "/readyz")[0] == 503
+        assert get(port, "/healthz")[0] == 200
+
+
+def test_the_port_can_be_chosen_and_one_that_is_taken_costs_only_the_metrics(own: LiveMesh) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        broker = own.broker("--metrics-port", str(port))
+        until(lambda: "metrics_off" in own.log("broker"))
+        with Mesh(own.endpoint) as client:
+            assert client.status()["workers"] == []
+        own.stop([broker])
+    own.broker("--metrics-port", str(port))
+    until(lambda: f":{port}/metrics" in own.log("broker"))
+    assert get(port, "/healthz")[0] == 200
+
+
+def test_a_mesh_with_a_run_directory_of_its_own_has_no_port_by_default(own: LiveMesh) -> None:
+    own.broker()
+    until(lambda: "broker_ready" in own.log("broker"))
+    assert "metrics" not in own.log("broker")
+
+
+@pytest.mark.slow
+def test_a_broker_whose_loop_does_not_answer_is_unhealthy(own: LiveMesh) -> None:
+    broker = own.broker("--metrics-port", "0")
+    port = port_of(own)
+    broker.send_signal(signal.SIGSTOP)
+    with pytest.raises((TimeoutError, urllib.error.URLError)):
+        get(port, "/healthz", 0.5)
+    broker.send_signal(signal.SIGCONT)
+    assert get(port, "/healthz")[0] == 200
