@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
-from mlx_mesh_wire import Flag, InvalidRequestError, Lane, limits, pack_body
+from mlx_mesh_wire import Flag, InvalidRequestError, Lane, TooLargeError, limits, pack_body
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,6 +27,8 @@ CHARS_COUNTED_PER_TEXT = 1024
 """The same for long texts, of which an encoder reads the first few hundred tokens. About 0.2 s of work on one CPU core:
 that little is computed again when a worker dies, and that briefly is a request at risk of a second, unrelated death.
 """
+
+BODY_MAX_BYTES = limits.MESSAGE_MAX_BYTES - limits.HEADER_MAX_BYTES
 
 LANES = {"interactive": Lane.INTERACTIVE, "standard": Lane.STANDARD, "bulk": Lane.BULK}
 
@@ -55,7 +57,17 @@ class Options(NamedTuple):
     affinity: bytes
 
     def call(self, op: str, frames: Sequence[Frame], window: int = 0) -> Call:
-        """Return the request for an op and an encoded body."""
+        """Return the request for an op and an encoded body.
+
+        Raises:
+            TooLargeError: the broker would not take the message; ZeroMQ would even end the connection.
+        """
+        size = sum(map(_nbytes, frames))
+        if size > BODY_MAX_BYTES:
+            raise TooLargeError(
+                f"body has {size} bytes, allowed are {BODY_MAX_BYTES}",
+                details={"field": "body", "limit": BODY_MAX_BYTES},
+            )
         return Call(op, self.model, self.lane, self.flags, window, self.affinity, "", frames, self.timeout_s)
 
 
@@ -155,6 +167,10 @@ def _check_text(index: int, text: Any) -> None:
         text.encode()
     except UnicodeEncodeError as error:
         raise InvalidRequestError(f"texts[{index}] is not valid Unicode: {error}", details=where) from error
+
+
+def _nbytes(frame: Frame) -> int:
+    return frame.nbytes if type(frame) is memoryview else len(frame)
 
 
 def _is_text(given: Any) -> TypeGuard[str]:
