@@ -1,0 +1,231 @@
+"""Clients through the loss of their broker: every call is answered once, with its own content."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import zmq
+
+from mlx_mesh import AsyncMesh, DeadlineExceededError, InternalError, Mesh
+from mlx_mesh_wire import messages
+from tests.broker.dealer import dealer
+from tests.live import LiveMesh, until
+
+
+def said(live: LiveMesh) -> list[str]:
+    path = live.dir / "said"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def test_a_first_call_without_a_broker_fails_within_its_timeout_and_says_what_to_do(own: LiveMesh) -> None:
+    def failed(call: object, timeout_s: float) -> None:
+        began = time.monotonic()
+        with pytest.raises(DeadlineExceededError, match="start one with `mlx-mesh up`") as caught:
+            call()  # type: ignore[operator]
+        assert timeout_s <= time.monotonic() - began < timeout_s + 1.5
+        assert own.endpoint in caught.value.message
+        assert "MLX_MESH_ENDPOINT" in caught.value.message
+
+    with Mesh(own.endpoint) as mesh:
+        failed(lambda: mesh.call("echo", 1, timeout=0.3), 0.3)
+        failed(lambda: mesh.ready(["echo"], timeout=0.3), 0.3)
+        failed(lambda: mesh.embed(["a"] * 100, timeout=0.3), 0.3)
+
+    async def first() -> None:
+        async with AsyncMesh(own.endpoint) as mesh:
+            await mesh.call("echo", 1, timeout=0.3)
+
+    failed(lambda: asyncio.run(first()), 0.3)
+
+
+def test_a_call_made_before_the_broker_starts_is_answered(own: LiveMesh) -> None:
+    with Mesh(own.endpoint) as mesh, ThreadPoolExecutor(1) as pool:
+        call = pool.submit(mesh.call, "echo", "early", wait_for_ready=True, timeout=30.0)
+        own.broker()
+        own.worker()
+        assert call.result() == "early"
+
+
+@pytest.mark.slow
+def test_a_broker_killed_and_restarted_under_load_costs_no_call(own: LiveMesh) -> None:
+    """Threads and tasks call all the time while the broker is killed twice."""
+    broker = own.broker()
+    for number in range(2):
+        own.worker("echo", f"w{number}")
+    stop = threading.Event()
+
+    def caller(mesh: Mesh, thread: int) -> int:
+        count = 0
+        while not stop.is_set():
+            value = f"{thread}/{count}"
+            assert value == mesh.call("echo", value, timeout=30.0)
+            count += 1
+        return count
+
+    async def tasks() -> int:
+        async def one(mesh: AsyncMesh, number: int) -> int:
+            count = 0
+            while not stop.is_set():
+                items = [number, count]
+                assert items == [item async for item in mesh.stream("echo", items, timeout=30.0)]
+                count += 1
+            return count
+
+        async with AsyncMesh(own.endpoint) as mesh:
+            return sum(await asyncio.gather(*(one(mesh, number) for number in range(8))))
+
+    with Mesh(own.endpoint) as mesh, Mesh(own.endpoint) as watcher, ThreadPoolExecutor(6) as pool:
+        mesh.ready(["echo"])
+        calls = [pool.submit(caller, mesh, thread) for thread in range(4)]
+        calls.append(pool.submit(lambda: asyncio.run(tasks())))
+        epochs = [watcher.status()["epoch"]]
+        for _ in range(2):
+            until(lambda: watcher.status(timeout=30.0)["counters"]["answered"] > 200, "some load")
+            broker.kill()
+            broker.wait()
+            broker = own.broker()
+            epochs.append(watcher.status(timeout=30.0)["epoch"])
+        until(lambda: watcher.status(timeout=30.0)["counters"]["answered"] > 200, "some load")
+        stop.set()
+        counts = [call.result(60) for call in calls]
+    assert len(set(epochs)) == 3
+    assert all(count > 20 for count in counts)
+
+
+@pytest.mark.slow
+def test_work_under_way_is_not_computed_twice_when_the_broker_restarts(own: LiveMesh) -> None:
+    broker = own.broker()
+    own.worker("mine:Vectors", "vectors")
+    with Mesh(own.endpoint) as mesh, ThreadPoolExecutor(8) as pool:
+        mesh.ready(["order"])
+        calls = [pool.submit(mesh.call, "order", number, timeout=30.0) for number in range(8)]
+        until(lambda: len(said(own)) >= 2, "the work to begin")
+        broker.kill()
+        broker.wait()
+        own.broker()
+        assert list(range(8)) == [call.result() for call in calls]
+    assert sorted(said(own)) == sorted(f"ran {number}" for number in range(8))
+
+
+@pytest.mark.slow
+def test_a_stream_goes_on_over_a_restart_without_gap_or_repeat(own: LiveMesh) -> None:
+    broker = own.broker()
+    own.worker("mine:Ticker", "ticker")
+    with Mesh(own.endpoint) as mesh:
+        mesh.ready(["tick"])
+        got = []
+        with mesh.stream("tick", "t", timeout=30.0, window=8) as stream:
+            for count in stream:
+                got.append(count)
+                if count == 20:
+                    broker.kill()
+                    broker.wait()
+                    broker = own.broker()
+                if count == 200:
+                    break
+        assert got == list(range(201))
+        until(lambda: "cancel t" in said(own), "the worker to stop")
+
+
+@pytest.mark.slow
+def test_a_hello_that_was_lost_with_its_broker_is_said_again(own: LiveMesh) -> None:
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as dead, ThreadPoolExecutor(1) as pool:
+        dead.bind(own.endpoint)
+        with Mesh(own.endpoint) as mesh:
+            call = pool.submit(mesh.call, "echo", "patience", timeout=30.0)
+            assert dead.poll(10_000)
+            dead.close(0)  # It took HELLO and REQUEST, and answered neither.
+            own.broker()
+            own.worker()
+            began = time.monotonic()
+            assert call.result() == "patience"
+            assert time.monotonic() - began < 15.0
+
+
+@pytest.mark.slow
+def test_a_broker_that_answers_nothing_is_left_for_a_new_connection(own: LiveMesh) -> None:
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as mute, ThreadPoolExecutor(1) as pool:
+        mute.bind(own.endpoint)
+        routes = set()
+        with Mesh(own.endpoint) as mesh:
+            call = pool.submit(mesh.call, "echo", 1, timeout=9.0)
+
+            def second_connection() -> bool:
+                while mute.poll(20):
+                    routes.add(mute.recv_multipart()[0])
+                return len(routes) >= 2
+
+            until(second_connection, "a second connection", 9.0)
+            mesh.close()
+            assert isinstance(call.exception(), Exception)
+
+
+@pytest.mark.slow
+def test_the_work_of_a_client_that_is_gone_is_cancelled(own: LiveMesh) -> None:
+    own.broker("--away-s", "0.3", "--ping-s", "0.1")
+    own.worker("mine:Ticker", "ticker")
+    with Mesh(own.endpoint) as mesh:
+        mesh.ready(["hang"])
+        with dealer(own) as peer:
+            peer.hello()
+            peer.request("hang", "vanishes")
+            until(lambda: "begin vanishes" in said(own), "the job to begin")
+        until(lambda: "cancel vanishes" in said(own), "the job to be cancelled")
+        with dealer(own) as peer:
+            peer.hello()
+            peer.request("hang", "says-bye")
+            until(lambda: "begin says-bye" in said(own), "the job to begin")
+            peer.say(messages.Bye("enough"))
+            until(lambda: "cancel says-bye" in said(own), "the job to be cancelled")
+        counters = mesh.status()["counters"]
+        assert counters["accepted"] == counters["answered"] == 2
+
+
+@pytest.mark.slow
+def test_a_client_that_comes_back_in_time_gets_the_answer_on_its_new_connection(own: LiveMesh) -> None:
+    own.broker("--ping-s", "0.1")
+    with dealer(own, "backend") as worker, dealer(own) as first, dealer(own) as second:
+        worker.ready(ops=["x"])
+        first.hello()
+        request = first.request("x", 1)
+        job = worker.take(messages.Job)[0]
+        first.socket.close(0)
+        second.session = first.session
+        second.hello()
+        worker.say(messages.Final(job.job_id, 1, 0, 0, 0), b"\x2a")
+        assert second.answer(request) == 42
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("busy", [False, True], ids=["idle", "while the lock is held"])
+def test_a_client_from_before_a_fork_is_refused_in_the_child_and_works_on_in_the_parent(
+    own: LiveMesh, busy: bool
+) -> None:
+    own.broker()
+    own.worker()
+    with Mesh(own.endpoint) as mesh:
+        mesh.ready(["echo"])
+        if busy:
+            mesh._lock.acquire()
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                mesh.call("echo", 1, timeout=5.0)
+            except InternalError as error:
+                if "made before a fork" in str(error):
+                    with Mesh(own.endpoint) as own_mesh:
+                        status = 0 if own_mesh.call("echo", "child") == "child" else 2
+            finally:
+                os._exit(status)
+        if busy:
+            mesh._lock.release()
+        ended: list[int] = []
+        until(lambda: ended.extend(os.waitpid(child, os.WNOHANG)) or ended[-2], "the child to end")
+        assert os.waitstatus_to_exitcode(ended[-1]) == 0
+        assert mesh.call("echo", "parent") == "parent"
