@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from statistics import median
-
-__all__ = ["latency_summary", "median", "median_of_ratios", "percentile", "ratios"]
-
+from statistics import StatisticsError, linear_regression, median
 
 def percentile(samples: Sequence[float], share: float) -> float:
     """Return the smallest sample that at least ``share`` (0 to 1) of the samples do not exceed.
@@ -40,6 +37,18 @@ def median_of_ratios(ours: Sequence[float], theirs: Sequence[float]) -> float:
     """
     found = ratios(ours, theirs)
     return median(found) if found else math.nan
+
+
+def slope(x: Sequence[float], y: Sequence[float]) -> float:
+    """Return the slope of the line that fits the points best.
+
+    Raises:
+        ValueError: fewer than two points, or all at one place.
+    """
+    try:
+        return linear_regression(x, y).slope
+    except StatisticsError as error:
+        raise ValueError(f"no line fits {len(x)} points: {error}") from error
 
 
 def by_peer(rounds: Sequence[Mapping[str, Mapping[str, float]]], peer: str, figure: str) -> list[float]:
