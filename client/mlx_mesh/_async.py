@@ -267,9 +267,7 @@ class AsyncStream:
         self._mesh = mesh
         self._call = call
         self._pending: Pending | None = None
-        self._chunks: deque[Sequence[bytes]] = deque()
-        self._outcome: messages.Final | MeshError | None = None
-        self._waiter: asyncio.Future[None] | None = None
+        self._feed = _Feed()
         self.result: Any = None
 
     def __aiter__(self) -> Self:
@@ -282,51 +280,66 @@ class AsyncStream:
         await self.aclose()
 
     async def __anext__(self) -> Any:
+        feed = self._feed
         if self._pending is None:
-            self._pending = self._mesh._begin(self._call, self._done, self._piece)  # noqa: SLF001  one class in two
-        while not self._chunks and self._outcome is None:
-            self._waiter = asyncio.get_running_loop().create_future()
+            self._pending = self._mesh._begin(self._call, feed.done, feed.piece)  # noqa: SLF001  one class in two
+        while not feed.chunks and feed.outcome is None:
+            feed.waiter = asyncio.get_running_loop().create_future()
             try:
-                await self._waiter
+                await feed.waiter
             except asyncio.CancelledError:
                 await self.aclose()
                 raise
-        if self._chunks:
-            frames = self._chunks.popleft()
+        if feed.chunks:
+            frames = feed.chunks.popleft()
             link = self._mesh._link  # noqa: SLF001  as above
-            if link is not None:
+            if link is not None and not link.closed:
                 link.session.read(self._pending)
                 self._mesh._schedule()  # noqa: SLF001  as above
             return result_of(frames)
-        if isinstance(self._outcome, MeshError):
-            raise self._outcome
+        if isinstance(feed.outcome, MeshError):
+            raise feed.outcome
+        self.result = result_of(feed.frames)
         raise StopAsyncIteration
 
     async def aclose(self) -> None:
         """Cancel the call if it has not ended."""
-        link = self._mesh._link  # noqa: SLF001  as above
-        if self._pending is not None and self._outcome is None and link is not None:
-            link.session.cancel(self._pending)
-            self._outcome = CancelledError("the reader left the stream")
-            self._mesh._schedule()  # noqa: SLF001  as above
+        if self._cancel():
+            self._feed.outcome = CancelledError("the reader left the stream")
 
     def __del__(self) -> None:
-        if self._pending is not None and self._outcome is None and not self._mesh._loop.is_closed():  # noqa: SLF001
-            link = self._mesh._link  # noqa: SLF001  as above
-            if link is not None and not link.closed:
-                link.session.cancel(self._pending)
-                self._mesh._schedule()  # noqa: SLF001  as above
+        if self._pending is not None and not self._mesh._loop.is_closed():  # noqa: SLF001  as above
+            self._cancel()
 
-    def _piece(self, frames: Sequence[bytes]) -> None:
-        self._chunks.append(frames)
+    def _cancel(self) -> bool:
+        link = self._mesh._link  # noqa: SLF001  as above
+        if self._pending is None or self._feed.outcome is not None or link is None or link.closed:
+            return False
+        link.session.cancel(self._pending)
+        self._mesh._schedule()  # noqa: SLF001  as above
+        return True
+
+
+class _Feed:
+    """What came for a stream. The session refers to this and not to the stream, so that a stream left behind ends."""
+
+    __slots__ = ("chunks", "frames", "outcome", "waiter")
+
+    def __init__(self) -> None:
+        self.chunks: deque[Sequence[bytes]] = deque()
+        self.frames: Sequence[bytes] = ()
+        self.outcome: messages.Final | MeshError | None = None
+        self.waiter: asyncio.Future[None] | None = None
+
+    def piece(self, frames: Sequence[bytes]) -> None:
+        self.chunks.append(frames)
         self._notify()
 
-    def _done(self, outcome: messages.Final | MeshError, frames: Sequence[bytes]) -> None:
-        self._outcome = outcome
-        if not isinstance(outcome, MeshError):
-            self.result = result_of(frames)
+    def done(self, outcome: messages.Final | MeshError, frames: Sequence[bytes]) -> None:
+        self.outcome = outcome
+        self.frames = frames
         self._notify()
 
     def _notify(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        if self.waiter is not None and not self.waiter.done():
+            self.waiter.set_result(None)

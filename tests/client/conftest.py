@@ -64,7 +64,8 @@ class Vectors(BatchEngine):
         if value == "raise":
             raise RuntimeError("as asked")
         say("ran", value)
-        time.sleep(0.03)
+        time.sleep(value if isinstance(value, float) else 0.03)
+        say("done", value)
         return [value]
 """
 

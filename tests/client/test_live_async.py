@@ -16,7 +16,10 @@ from mlx_mesh import (
     DeadlineExceededError,
     InvalidRequestError,
     NoWorkerError,
+    ProtocolError,
 )
+from mlx_mesh_wire import messages
+from tests.broker.dealer import dealer
 from tests.live import PATIENCE_S, LiveMesh
 
 
@@ -105,6 +108,7 @@ def test_a_timeout_around_a_call_stops_the_worker(live: LiveMesh) -> None:
 
 def test_leaving_an_iterator_stops_the_worker(live: LiveMesh) -> None:
     async def body(mesh: AsyncMesh) -> None:
+        began = asyncio.get_running_loop().time()
         async with mesh.stream("tick", "left") as stream:
             async for count in stream:
                 if count == 30:
@@ -115,6 +119,37 @@ def test_leaving_an_iterator_stops_the_worker(live: LiveMesh) -> None:
                 break
         gc.collect()
         await until(lambda: "cancel dropped" in said(live), "the worker to stop")
+        # Not by the broker, which ends a stream that nobody reads after ten seconds.
+        assert asyncio.get_running_loop().time() - began < 8.0
+
+    run(live, body)
+
+
+def test_an_answer_that_is_garbage_is_a_protocol_error_for_its_call_only(live: LiveMesh) -> None:
+    async def body(mesh: AsyncMesh) -> None:
+        loop = asyncio.get_running_loop()
+        with dealer(live, "backend") as worker:
+            await loop.run_in_executor(None, lambda: worker.ready(ops=["garbage"], name="garbage", slots=2))
+
+            def answer(job: messages.Job) -> None:
+                if job.window:
+                    worker.say(messages.Chunk(job.job_id, 0), b"\xa1a")
+                worker.say(messages.Final(job.job_id, 1, 0, 0, 0), b"\xc1")
+
+            def serve() -> None:
+                for _ in range(2):
+                    answer(worker.take(messages.Job)[0])
+
+            serving = loop.run_in_executor(None, serve)
+            with pytest.raises(ProtocolError, match="body is not valid"):
+                await mesh.call("garbage", 1, timeout=10.0)
+            stream = mesh.stream("garbage", 1, timeout=10.0)
+            assert await anext(stream) == "a"
+            with pytest.raises(ProtocolError, match="body is not valid"):
+                await anext(stream)
+            await serving
+            worker.say(messages.Bye(""))
+        assert await mesh.call("echo", 1) == 1
 
     run(live, body)
 

@@ -7,12 +7,13 @@ import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import zmq
 
-from mlx_mesh import AsyncMesh, DeadlineExceededError, InternalError, Mesh
-from mlx_mesh_wire import messages
+from mlx_mesh import AsyncMesh, CancelledError, DeadlineExceededError, InternalError, Mesh
+from mlx_mesh_wire import decode_header, encode_header, messages
 from tests.broker.dealer import dealer
 from tests.live import LiveMesh, until
 
@@ -97,19 +98,35 @@ def test_a_broker_killed_and_restarted_under_load_costs_no_call(own: LiveMesh) -
     assert all(count > 20 for count in counts)
 
 
-@pytest.mark.slow
-def test_work_under_way_is_not_computed_twice_when_the_broker_restarts(own: LiveMesh) -> None:
+def _work_over_a_restart(own: LiveMesh, seconds: float, restart_when: str) -> list[str]:
+    """Make one call of so many seconds, restart the broker while it is under way, and return what the engine said."""
     broker = own.broker()
     own.worker("mine:Vectors", "vectors")
-    with Mesh(own.endpoint) as mesh, ThreadPoolExecutor(8) as pool:
+    with Mesh(own.endpoint) as mesh, ThreadPoolExecutor(1) as pool:
         mesh.ready(["order"])
-        calls = [pool.submit(mesh.call, "order", number, timeout=30.0) for number in range(8)]
-        until(lambda: len(said(own)) >= 2, "the work to begin")
+        call = pool.submit(mesh.call, "order", seconds, timeout=30.0)
+        until(lambda: f"ran {seconds}" in said(own), "the work to begin")
         broker.kill()
         broker.wait()
+        until(lambda: f"{restart_when} {seconds}" in said(own), "the time to restart")
         own.broker()
-        assert list(range(8)) == [call.result() for call in calls]
-    assert sorted(said(own)) == sorted(f"ran {number}" for number in range(8))
+        assert call.result() == seconds
+    return said(own)
+
+
+@pytest.mark.slow
+def test_work_that_outlasts_a_restart_of_the_broker_is_not_computed_twice(own: LiveMesh) -> None:
+    assert ["ran 2.5", "done 2.5"] == _work_over_a_restart(own, 2.5, "ran")
+
+
+@pytest.mark.slow
+@pytest.mark.xfail(
+    reason="worker/session.py _finish keeps a result only after RESET; one that ends between the broker's death and "
+    "the RESET is sent to nobody and forgotten, although SPEC 3.2 rule 4 says it must not be computed again",
+    strict=True,
+)
+def test_work_that_ends_while_there_is_no_broker_is_not_computed_twice(own: LiveMesh) -> None:
+    assert ["ran 0.2", "done 0.2"] == _work_over_a_restart(own, 0.2, "done")
 
 
 @pytest.mark.slow
@@ -147,22 +164,32 @@ def test_a_hello_that_was_lost_with_its_broker_is_said_again(own: LiveMesh) -> N
             assert time.monotonic() - began < 15.0
 
 
-@pytest.mark.slow
-def test_a_broker_that_answers_nothing_is_left_for_a_new_connection(own: LiveMesh) -> None:
+def test_a_broker_that_falls_silent_is_left_for_a_new_connection_with_the_call_sent_again(own: LiveMesh) -> None:
+    intervals = {"ping_ms": 100, "silent_ms": 400}
     with zmq.Context() as context, context.socket(zmq.ROUTER) as mute, ThreadPoolExecutor(1) as pool:
         mute.bind(own.endpoint)
-        routes = set()
+        heard: dict[bytes, list[Any]] = {}
+
+        def listen() -> bool:
+            while mute.poll(20):
+                route, header, *_ = mute.recv_multipart()
+                message = decode_header(header)
+                heard.setdefault(route, []).append(message)
+                if isinstance(message, messages.Hello):
+                    mute.send_multipart([route, encode_header(messages.Welcome(1, 0, "e", {}, intervals))])
+            return len(heard) > 1 and any(isinstance(each, messages.Request) for each in list(heard.values())[1])
+
         with Mesh(own.endpoint) as mesh:
-            call = pool.submit(mesh.call, "echo", 1, timeout=9.0)
-
-            def second_connection() -> bool:
-                while mute.poll(20):
-                    routes.add(mute.recv_multipart()[0])
-                return len(routes) >= 2
-
-            until(second_connection, "a second connection", 9.0)
+            call = pool.submit(mesh.call, "echo", 1, timeout=20.0)
+            until(listen, "the call on a second connection")
             mesh.close()
-            assert isinstance(call.exception(), Exception)
+            assert isinstance(call.exception(), CancelledError)
+    first, second = list(heard.values())[:2]
+    assert messages.Ping in map(type, first)
+    requests = [next(each for each in said if isinstance(each, messages.Request)) for said in (first, second)]
+    assert requests[0].request_id == requests[1].request_id
+    assert [0, messages.Flag.RESEND] == [request.flags & messages.Flag.RESEND for request in requests]
+    assert requests[1].remaining_ms < requests[0].remaining_ms
 
 
 @pytest.mark.slow
