@@ -27,7 +27,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         help=f"of {', '.join(BENCHMARKS)} (default: all of these), or report: take the results that are in --out "
         "for the reference ones and write them into docs/benchmarks.md",
     )
-    parser.add_argument("--quick", action="store_true", help="seconds instead of minutes; good only to see that it runs")
+    parser.add_argument(
+        "--quick", action="store_true", help="seconds instead of minutes; good only to see that it runs"
+    )
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR", help="default: benchmarks/results")
     args = parser.parse_args(argv)
     if unknown := set(args.names) - {*BENCHMARKS, "report"}:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from statistics import StatisticsError, linear_regression, median
 
+
 def percentile(samples: Sequence[float], share: float) -> float:
     """Return the smallest sample that at least ``share`` (0 to 1) of the samples do not exceed.
 

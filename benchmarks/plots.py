@@ -18,7 +18,7 @@ def bars(path: Path, title: str, panels: Mapping[str, Mapping[str, float]]) -> N
     """Draw one panel of horizontal bars for each figure; what is called mesh... stands out."""
     with _figure(path, title, len(panels)) as axes:
         for axis, (name, values) in zip(axes, panels.items(), strict=True):
-            shown = {key: value for key, value in values.items() if value is not None and not math.isnan(value)}
+            shown = {key: value for key, value in values.items() if not math.isnan(value)}
             colours = [OURS if key.startswith("mesh") else THEIRS for key in shown]
             drawn = axis.barh(list(shown), list(shown.values()), color=colours)
             axis.bar_label(drawn, fmt=_short, padding=3, fontsize=8)

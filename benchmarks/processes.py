@@ -78,13 +78,22 @@ class Group:
         )
         return json.loads(done.stdout)
 
-    def broker(self, *args: str) -> Process:
+    def broker(self) -> Process:
         """Start a broker without a metrics port."""
-        return self.start(BIN / "mlx-mesh-broker", "--metrics-port", "-1", *args, log="broker")
+        return self.start(BIN / "mlx-mesh-broker", "--metrics-port", "-1", log="broker")
 
-    def worker(self, engine: str, name: str) -> Process:
-        """Start a worker."""
-        return self.start(BIN / "mlx-mesh-worker", "--engine", engine, "--name", name, log=name)
+    def mesh(self, engine: str, workers: int) -> Process:
+        """Start a broker and workers, wait until all of them are ready, and return the broker."""
+        from mlx_mesh import Mesh
+
+        broker = self.broker()
+        for number in range(workers):
+            name = f"{engine}-{number}"
+            self.start(BIN / "mlx-mesh-worker", "--engine", engine, "--name", name, log=name)
+        with Mesh(self.endpoint) as mesh:
+            mesh.ready([engine], timeout=PATIENCE_S)
+            until(lambda: [w["state"] for w in mesh.status()["workers"]] == ["ready"] * workers, f"{workers} workers")
+        return broker
 
     def log(self, name: str) -> str:
         """Return what a process wrote."""

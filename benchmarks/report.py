@@ -69,9 +69,9 @@ def section(results: Sequence[Result], page: Path, reference: Path) -> str:
     """Return the Markdown that shows the results: machine, table, plots."""
     newest = max(results, key=lambda result: result.date)
     machine = newest.machine
+    where = f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_bytes'] / GIB:.0f} GiB"
     parts = [
-        f"Measured on {newest.date[:10]}: {machine['cpu']}, {machine['cores']} cores, "
-        f"{machine['memory_bytes'] / GIB:.0f} GiB, {machine['system']}, Python {machine['python']}.",
+        f"Measured on {newest.date[:10]}: {where}, {machine['system']}, Python {machine['python']}.",
         "With " + ", ".join(f"{name} {version}" for name, version in newest.versions.items()) + ".",
     ]
     rows = ["| measured | target | found | verdict | behind it |", "|---|---|---|---|---|"]
@@ -84,8 +84,6 @@ def section(results: Sequence[Result], page: Path, reference: Path) -> str:
             link = Path(os.path.relpath(plot, page.parent)).as_posix()
             parts.append(f"![{result.name}]({link})")
     return "\n\n".join(parts)
-
-
 
 
 def _row(target: Target) -> tuple[str, str, str, str, str]:

@@ -83,7 +83,9 @@ class Core:
 
 def _ready(number: int) -> messages.Ready:
     instance = b"instance%8d" % number
-    return messages.Ready(1, 0, instance, f"w{number}", "host", "machine", number + 1, 1, ["echo"], [], [], SLOTS, 0, {})
+    return messages.Ready(
+        1, 0, instance, f"w{number}", "host", "machine", number + 1, 1, ["echo"], [], [], SLOTS, 0, {}
+    )
 
 
 def settle_collector() -> None:
@@ -94,14 +96,14 @@ def settle_collector() -> None:
 
 
 def bytes_per_queued(queued: int) -> float:
-    """Return the memory that a waiting request takes, its body of 100 bytes included."""
+    """Return the memory that a waiting request takes besides its body."""
     few = Core(2, 0)
     tracemalloc.start()
     many = Core(2, queued)
     taken, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     del few, many
-    return taken / queued
+    return taken / queued - sys.getsizeof(bytes(BODY_BYTES))
 
 
 def main(workers: int, queued: int) -> None:

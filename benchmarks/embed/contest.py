@@ -89,15 +89,8 @@ class Contest:
             return sum(worker["served"] for worker in mesh.status()["workers"])
 
     def _mesh(self, workers: int) -> Group:
-        from mlx_mesh import Mesh
-
         group = self._stack.enter_context(Group())
-        group.broker()
-        for number in range(workers):
-            group.worker("embed", f"embed-{number}")
-        until(lambda: all("worker_ready" in group.log(f"embed-{n}") for n in range(workers)), "embed workers")
-        with Mesh(group.endpoint) as mesh:
-            mesh.ready(["embed"], timeout=30.0)
+        group.mesh("embed", workers)
         return group
 
     def _through_mesh(self, workers: int, seconds: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -46,7 +47,7 @@ def _round(contest: Contest, number: int, seconds: float) -> dict[str, dict[str,
     for name, measure in order if number % 2 == 0 else reversed(order):
         figures[name] = {TEXTS_PER_S: measure(seconds)}
         progress(f"embed: round {number + 1}, {name}: {figures[name][TEXTS_PER_S]:,.0f} texts/s")
-    latencies = (
+    latencies: tuple[tuple[str, Callable[[], dict[str, float]]], ...] = (
         (WARM, lambda: contest.single(seconds / 2)),
         (COLD, contest.spawned),
         (INTERACTIVE, lambda: contest.interactive_beside_bulk(seconds)),
@@ -96,7 +97,8 @@ def targets(rounds: Rounds) -> list[Target]:
 
 def _data(rounds: Rounds) -> dict[str, Any]:
     medians = {
-        name: {figure: median(by_peer(rounds, name, figure)) for figure in figures} for name, figures in rounds[0].items()
+        name: {figure: median(by_peer(rounds, name, figure)) for figure in figures}
+        for name, figures in rounds[0].items()
     }
     return {"texts": len(texts()), "medians": medians, "rounds": rounds}
 

@@ -7,6 +7,7 @@ from mlx_mesh.cli.demo_texts import paragraphs
 TEXTS_PER_REQUEST = 4
 """About 0.06 s of work for one core; a worker holds nine requests and answers them in bursts, so few are better."""
 
+
 def texts() -> list[str]:
     """Return the paragraphs of docstrings; those of this project change too often to be measured with."""
     return [paragraph.text for paragraph in paragraphs() if ".md" not in paragraph.place]

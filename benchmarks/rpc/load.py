@@ -103,8 +103,9 @@ def raw_load(kind: str, address: str, middle_pid: int, seconds: float) -> dict[s
         return {**latency_summary(latencies), **clock.figures(done)}
 
 
-def gevent_load(_: str, address: str, middle_pid: int, seconds: float) -> dict[str, Any]:
+def gevent_load(kind: str, address: str, middle_pid: int, seconds: float) -> dict[str, Any]:
     """Measure zerorpc, whose clients are made for gevent."""
+    assert kind == "zerorpc"
     import gevent
     import zerorpc
 

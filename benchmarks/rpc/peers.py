@@ -46,10 +46,7 @@ def start_all(group: Group) -> tuple[list[Peer], list[Missing]]:
 
 def start_mesh(group: Group) -> list[Peer] | Missing:
     """Start a broker and two echo workers; they are measured with two clients."""
-    broker = group.broker()
-    for number in range(WORKERS):
-        group.worker("echo", f"echo-{number}")
-    until(lambda: all("worker_ready" in group.log(f"echo-{n}") for n in range(WORKERS)), "echo workers")
+    broker = group.mesh("echo", WORKERS)
     return [
         Peer("mesh", "mesh", group.endpoint, broker.pid),
         Peer("mesh, raw client", "mesh-raw", group.endpoint, broker.pid),
@@ -62,7 +59,7 @@ def start_proxy(group: Group) -> list[Peer] | Missing:
     proxy = group.python("benchmarks.rpc.servers", "proxy", front, back, log="proxy")
     for number in range(WORKERS):
         group.python("benchmarks.rpc.servers", "zmq", back, log=f"zmq-{number}")
-    until(lambda: (group.dir / "proxy-back.sock").exists(), "zmq.proxy")
+    until((group.dir / "proxy-back.sock").exists, "zmq.proxy")
     return [Peer("zmq.proxy", "zmq-raw", front, proxy.pid)]
 
 
@@ -100,11 +97,11 @@ def start_zerorpc(group: Group) -> list[Peer] | Missing:
     return [Peer("zerorpc", "zerorpc", ",".join(endpoints), 0)]
 
 
-def mosec_server(group: Group, module: str, log: str, *args: str) -> tuple[int, int]:
+def mosec_server(group: Group, module: str, log: str) -> tuple[int, int]:
     """Start a mosec service; return its port and the pid of its server in Rust."""
     port = free_port()
-    flags = ("--address", "127.0.0.1", "--port", str(port), "--path", f"{group.dir}/{log}")
-    flags += ("--timeout", MOSEC_TIMEOUT_MS, "--log-level", "error", *args)
+    flags = ["--address", "127.0.0.1", "--port", str(port), "--path", f"{group.dir}/{log}"]
+    flags += ["--timeout", MOSEC_TIMEOUT_MS, "--log-level", "error"]
     process = group.python(module, *flags, log=log)
     middle = until(_child(process.pid, "mosec"), "mosec's server")
     until(lambda: listens(port), "mosec")

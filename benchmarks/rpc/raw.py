@@ -20,7 +20,7 @@ class RawClient:
     """Sends the payload and takes answers, in any order."""
 
     def __init__(self, address: str, *, speaks_mesh: bool) -> None:
-        self._socket = zmq.Context.instance().socket(zmq.DEALER)
+        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.connect(address)
         self._send = sender(self._socket)

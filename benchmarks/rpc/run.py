@@ -62,7 +62,9 @@ def targets(rounds: Rounds) -> list[Target]:
 
     rate = "requests_per_s"
     found = [
-        Target("echo p50 at 1 in flight, of NATS'", "at most", 1.0, ratio("p50", "nats"), "x", detail("p50", "nats", "us"))
+        Target(
+            "echo p50 at 1 in flight, of NATS'", "at most", 1.0, ratio("p50", "nats"), "x", detail("p50", "nats", "us")
+        )
     ]
     for peer, bound in (("nats", 1.0), ("mosec", 3.0), ("zerorpc", 8.0)):
         what = f"echo requests/s at 64 in flight, of {peer}'s"
