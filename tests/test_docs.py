@@ -195,7 +195,7 @@ def test_every_event_of_the_broker_is_documented() -> None:
 
 
 def test_every_log_event_is_documented() -> None:
-    logged = set(re.findall(r'log\(\s*"[a-z]+",\s*"([a-z_]+)"', sources("broker", "worker")))
+    logged = set(re.findall(r'(?:log\(\s*"[a-z]+",|Complaints\(state,)\s*"([a-z_]+)"', sources("broker", "worker")))
     changes = {f"worker_{state}" for state in WorkerState}
     table = {name for row in rows(OPERATIONS, "## Logs") for name in quoted(row[0])}
     assert logged | changes == table

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import importlib.util
 import os
 import secrets
 import signal
@@ -45,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         ensure_run_dir(directory)
         check_endpoints(settings.listen, "listen")
         check_endpoints(settings.listen_workers, "listen_workers")
+        _check_metrics(settings)
     except (SettingsError, ValueError, OSError) as error:
         print(f"mlx-mesh-broker: {error}", file=sys.stderr)  # noqa: T201  the log is not set up yet
         return EXIT_USAGE
@@ -101,11 +103,24 @@ def _serve(settings: BrokerSettings, directory: Path) -> int:
     return 0
 
 
+def _can_export() -> bool:
+    return importlib.util.find_spec("prometheus_client") is not None
+
+
+def _check_metrics(settings: BrokerSettings) -> None:
+    """Refuse a port that was asked for and cannot be served; without one, the broker goes on without metrics."""
+    if settings.metrics_port >= 0 and not _can_export():
+        raise SettingsError("metrics_port: metrics need prometheus-client; run: pip install 'mlx-mesh[broker]'")
+
+
 def _monitor(settings: BrokerSettings, shell: Shell) -> Monitor | None:
     port = settings.metrics_port
     if port == -2:  # noqa: PLR2004  the setting's own name for "by default"
         port = -1 if os.environ.get(RUN_DIR_VARIABLE) else METRICS_PORT
     if port < 0:
+        return None
+    if not _can_export():
+        log("warning", "metrics_off", port=port, hint="pip install 'mlx-mesh[broker]'")
         return None
     from mlx_mesh_broker.http import Monitor
 

@@ -186,9 +186,6 @@ def test_another_major_version_is_refused_with_both_versions_and_a_goodbye(peer:
     assert peer.take(messages.Bye)
 
 
-@pytest.mark.xfail(
-    reason="core/workers.py _complain has no limit; SPEC 2 rule 4 allows one answer a second", strict=True
-)
 def test_a_peer_hears_at_most_one_complaint_a_second(mesh: LiveMesh, peer: Dealer) -> None:
     peer.ready(ops=["by-hand"])
     began = time.monotonic()

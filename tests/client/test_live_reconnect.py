@@ -120,11 +120,6 @@ def test_work_that_outlasts_a_restart_of_the_broker_is_not_computed_twice(own: L
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(
-    reason="worker/session.py _finish keeps a result only after RESET; one that ends between the broker's death and "
-    "the RESET is sent to nobody and forgotten, although SPEC 3.2 rule 4 says it must not be computed again",
-    strict=True,
-)
 def test_work_that_ends_while_there_is_no_broker_is_not_computed_twice(own: LiveMesh) -> None:
     assert ["ran 0.2", "done 0.2"] == _work_over_a_restart(own, 0.2, "done")
 

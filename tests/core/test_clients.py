@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mlx_mesh_broker.core import clients, events
+from mlx_mesh_broker.core import clients, complaints, events
 from mlx_mesh_broker.core.invariants import BrokenInvariantError
 from mlx_mesh_wire import messages, unpack_body
 from tests.core.harness import BODY, Harness
@@ -45,7 +45,7 @@ def test_what_is_not_for_clients_to_send_is_complained_about_once_a_second() -> 
 
 
 def test_the_memory_of_complaints_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clients, "COMPLAINTS_MAX", 3)
+    monkeypatch.setattr(complaints, "ROUTES_MAX", 3)
     mesh = Harness()
     for index in range(10):
         mesh.feed(events.BadClientMessage(b"r%d" % index, "nonsense", 0, "PROTOCOL_ERROR"))

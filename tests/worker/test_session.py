@@ -147,23 +147,26 @@ def test_a_stream_that_is_held_already_starts_anew() -> None:
     assert admit.job.id == 50
 
 
-def test_a_result_that_could_not_be_delivered_is_kept_for_a_while() -> None:
+def test_a_result_that_was_sent_to_a_broker_that_died_with_it_is_sent_again() -> None:
     bench = Bench()
-    job = bench.admitted(1, 7)
-    bench.say(messages.Reset("e2"))
-    bench.done(job)
-    (held, _) = sent(bench.say(messages.Reset("e3")))
+    bench.done(bench.admitted(1, 7))
+    (held, _) = sent(bench.say(messages.Reset("e2")))
     assert held.jobs == [[KEY, 7, 1]]
-    (send,) = bench.job(60, 7)
-    assert (60, list(BODY)) == (send.message.id, list(send.frames))
-    assert isinstance(bench.job(61, 7)[0], Admit)
+    for job_id in (60, 61):
+        (send,) = bench.job(job_id, 7)
+        assert (job_id, list(BODY)) == (send.message.id, list(send.frames))
+
+
+def test_of_a_stream_nothing_is_kept_since_its_chunks_are_gone() -> None:
+    bench = Bench()
+    bench.done(bench.admitted(1, 7, window=4))
+    assert isinstance(bench.job(60, 7, window=4)[0], Admit)
 
 
 def test_kept_results_are_bounded_in_number_size_and_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "UNCLAIMED_MAX", 3)
+    monkeypatch.setattr(module, "SENT_EXTRA", 3 - INFO.slots)
     bench = Bench()
     jobs = [bench.admitted(i, i) for i in range(1, 7)]
-    bench.say(messages.Reset("e2"))
     for job in jobs:
         bench.done(job)
     assert [entry[1] for entry in sent(bench.say(messages.Reset("e3")))[0].jobs] == [4, 5, 6]
@@ -173,6 +176,13 @@ def test_kept_results_are_bounded_in_number_size_and_time(monkeypatch: pytest.Mo
     bench.session.tick(bench.now, vitals)
     bench.session.take()
     assert sent(bench.say(messages.Reset("e4"))) == [INFO]
+
+
+def test_a_result_that_is_too_large_to_keep_is_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SENT_MAX_BYTES", sum(map(len, BODY)) - 1)
+    bench = Bench()
+    bench.done(bench.admitted(1, 7))
+    assert isinstance(bench.job(60, 7)[0], Admit)
 
 
 def test_at_most_once_that_was_sent_before_and_is_not_held_is_refused() -> None:

@@ -26,12 +26,11 @@ class Job:
         alone: must have a step of its own.
         frames: body and buffers, undecoded.
         blocked: chunks wait for credit; an engine does well to compute something else meanwhile.
-        stale: the broker may not know ``id`` any more, since the connection was made anew.
     """
 
     __slots__ = (
         "accepted", "affinity", "alone", "attempt", "backlog", "credit", "deadline", "ended", "frames", "id", "key",
-        "lane", "model", "op", "seq", "stale", "started", "stream", "traceparent",
+        "lane", "model", "op", "seq", "started", "stream", "traceparent",
     )  # fmt: skip
 
     def __init__(self, message: messages.Job, frames: Sequence[bytes], now: float) -> None:
@@ -51,7 +50,6 @@ class Job:
         self.affinity = message.affinity
         self.traceparent = message.traceparent
         self.frames = frames
-        self.stale = False
         self.backlog: deque[Sequence[Frame]] = deque()
         self.ended: Done | None = None
 

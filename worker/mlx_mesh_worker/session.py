@@ -18,10 +18,14 @@ if TYPE_CHECKING:
     from mlx_mesh_wire.body import Frame
     from mlx_mesh_wire.messages import Message
 
-UNCLAIMED_MAX = 256
-UNCLAIMED_MAX_BYTES = 64 * 1024 * 1024
-UNCLAIMED_S = 30.0
-"""Results of an earlier connection kept for the client that sends its request again: how many, how large, how long."""
+SENT_EXTRA = 72
+SENT_MAX_BYTES = 64 * 1024 * 1024
+SENT_S = 30.0
+"""Results that were sent and are kept, since a broker may die with them: how many, how large, how long.
+
+No acknowledgement is needed: a broker has given this worker at most ``slots`` jobs that have not ended, 64 to prefetch
+and 8 suspects, so it has taken every result that is older than that many others.
+"""
 
 BACKLOG_MAX = 1024
 """Chunks that wait for credit before the job is ended: an engine that heeds ``job.blocked`` never comes near."""
@@ -74,8 +78,8 @@ class Session:
         self._info = info
         self.jobs: dict[int, Job] = {}
         self._by_key: dict[tuple[bytes, int], Job] = {}
-        self._unclaimed: OrderedDict[tuple[bytes, int], tuple[float, Done, int]] = OrderedDict()
-        self._unclaimed_bytes = 0
+        self._sent: OrderedDict[tuple[bytes, int], tuple[float, Done, int]] = OrderedDict()
+        self._sent_bytes = 0
         self._leaving = False
         self._welcomed = False
         self._intervals = dict(DEFAULT_INTERVALS_MS)
@@ -106,10 +110,8 @@ class Session:
         """A connection was made: say who we are and what we hold."""
         self._heard = now
         self._welcomed = False
-        for job in self.jobs.values():
-            job.stale = True
         held: list[list[bytes | int]] = [[*job.key, job.attempt] for job in self._by_key.values() if not job.stream]
-        held += [[*key, done.job.attempt] for key, (_, done, _) in self._unclaimed.items()]
+        held += [[*key, done.job.attempt] for key, (_, done, _) in self._sent.items()]
         for start in range(0, len(held), limits.HELD_MAX_ITEMS):
             self._send(messages.Held(self._info.instance, held[start : start + limits.HELD_MAX_ITEMS]))
         self._send(self._info if self.ready else messages.Loading(*self._info))
@@ -156,7 +158,7 @@ class Session:
         if now >= self._beat_due:
             self._beat_due = now + self._intervals["beat_ms"] / 1000
             self._beat(vitals())
-            self._drop_unclaimed(now)
+            self._drop_sent(now)
         if silence >= self._intervals["ping_ms"] / 1000 and now >= self._ping_due:
             self._ping_due = now + IMPATIENT_S
             self._send(messages.Ping(1))
@@ -196,9 +198,8 @@ class Session:
             self.actions.append(Cancel(held))
             self._forget(held)
         job = Job(message, frames, now)
-        finished = self._unclaimed.get(key)
-        if finished is not None:
-            self._claim(now, key, job)
+        if key in self._sent:
+            self._send_again(now, key, job)
         elif message.flags & Flag.AT_MOST_ONCE and message.flags & Flag.RESEND:
             self._send_error(
                 job, WorkerLostError("this worker does not hold the request, which must not run again"), ()
@@ -215,14 +216,15 @@ class Session:
         job.id = message.job_id
         job.attempt = message.attempt
         job.deadline = now + message.remaining_ms / 1000
-        job.stale = False
         self.jobs[job.id] = job
 
-    def _claim(self, now: float, key: tuple[bytes, int], job: Job) -> None:
-        _, done, size = self._unclaimed.pop(key)
-        self._unclaimed_bytes -= size
+    def _send_again(self, now: float, key: tuple[bytes, int], job: Job) -> None:
+        _, done, size = self._sent.pop(key)
+        self._sent_bytes -= size
         job.started = job.accepted = now
-        self._answer(job, done._replace(finished=now))
+        again = done._replace(job=job, finished=now)
+        self._answer(again)
+        self._keep(now, again)
 
     def _cancel(self, now: float, message: messages.Cancel, frames: Sequence[bytes]) -> None:
         job = self.jobs.get(message.id)
@@ -282,13 +284,13 @@ class Session:
         job.seq += 1
 
     def _finish(self, now: float, done: Done) -> None:
-        job = done.job
-        self._forget(job)
-        self._answer(job, done)
-        if job.stale and not job.stream:
+        self._forget(done.job)
+        self._answer(done)
+        if not done.job.stream:
             self._keep(now, done)
 
-    def _answer(self, job: Job, done: Done) -> None:
+    def _answer(self, done: Done) -> None:
+        job = done.job
         if done.error is not None:
             self._send_error(job, done.error, done.frames)
             return
@@ -302,15 +304,16 @@ class Session:
         self._send(messages.Error(job.id, error.code, text, error.retryable, error.retry_after_ms), frames)
 
     def _keep(self, now: float, done: Done) -> None:
+        done.job.frames = ()  # The request is done with; only its result is kept.
         size = sum(map(len, done.frames))
-        self._unclaimed[done.job.key] = (now + UNCLAIMED_S, done, size)
-        self._unclaimed_bytes += size
-        while len(self._unclaimed) > UNCLAIMED_MAX or self._unclaimed_bytes > UNCLAIMED_MAX_BYTES:
-            self._unclaimed_bytes -= self._unclaimed.popitem(last=False)[1][2]
+        self._sent[done.job.key] = (now + SENT_S, done, size)
+        self._sent_bytes += size
+        while len(self._sent) > self._info.slots + SENT_EXTRA or self._sent_bytes > SENT_MAX_BYTES:
+            self._sent_bytes -= self._sent.popitem(last=False)[1][2]
 
-    def _drop_unclaimed(self, now: float) -> None:
-        while self._unclaimed and next(iter(self._unclaimed.values()))[0] <= now:
-            self._unclaimed_bytes -= self._unclaimed.popitem(last=False)[1][2]
+    def _drop_sent(self, now: float) -> None:
+        while self._sent and next(iter(self._sent.values()))[0] <= now:
+            self._sent_bytes -= self._sent.popitem(last=False)[1][2]
 
     def _forget(self, job: Job) -> None:
         self.jobs.pop(job.id, None)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from mlx_mesh_broker.core.actions import ToClient
 from mlx_mesh_broker.core.answers import failure
+from mlx_mesh_broker.core.complaints import Complaints
 from mlx_mesh_broker.core.entities import Session
 from mlx_mesh_wire import limits
 from mlx_mesh_wire.messages import (
@@ -37,9 +37,6 @@ if TYPE_CHECKING:
 
 SESSIONS_MAX = 16_384
 """Clients known at once; each costs about 1 KB, and a process may hold only so many connections anyway."""
-
-COMPLAINTS_MAX = 1024
-"""Routes whose last complaint is remembered, so that each gets one PROTOCOL_ERROR a second at most."""
 
 
 def welcome(state: State) -> Welcome:
@@ -75,7 +72,8 @@ class Clients:
         self._dispatcher = dispatcher
         self._admission = admission
         self._status_frames = status
-        self._complaints: OrderedDict[bytes, float] = OrderedDict()
+        self._complaints = Complaints(state, "client_protocol_error", ToClient)
+        self._complain = self._complaints.complain
         self._on: dict[type, Callable[[Session, Any, Sequence[bytes]], None]] = {
             Request: admission.request,
             Cancel: self._cancel,
@@ -99,7 +97,7 @@ class Clients:
         session.heard = self._state.now
         handler = self._on.get(type(message))
         if handler is None:
-            self.complain(route, f"{type(message).__name__} is not for clients to send")
+            self._complain(route, f"{type(message).__name__} is not for clients to send")
             return
         handler(session, message, frames)
         if session.outstanding and session.alarm is None:
@@ -113,19 +111,7 @@ class Clients:
             why = failure(event.code, event.reason)
             self._answers.refuse(session, event.request_id, why, "", 1)
             return
-        self.complain(event.route, event.reason)
-
-    def complain(self, route: bytes, reason: str) -> None:
-        """Tell a peer that it breaks the protocol, at most once a second."""
-        state = self._state
-        if state.now - self._complaints.get(route, -1.0) < 1.0:
-            return
-        self._complaints[route] = state.now
-        self._complaints.move_to_end(route)
-        if len(self._complaints) > COMPLAINTS_MAX:
-            self._complaints.popitem(last=False)
-        self._send(route, Error(0, "PROTOCOL_ERROR", reason[: limits.ERROR_MESSAGE_MAX_CHARS], False, 0))
-        state.log("warning", "client_protocol_error", route=route.hex(), reason=reason)
+        self._complain(event.route, event.reason)
 
     def unreachable(self, event: ClientUnreachable) -> None:
         """Keep what could not be sent: the client may come back on another connection."""

@@ -117,7 +117,7 @@ class Dispatcher:
             self._answers.failed(request, why)
             return
         self._state.metrics.counts["requeued"] += 1
-        # A suspect is tried at once: the longer its second attempt waits, the likelier an unrelated death is laid on it.
+        # A suspect is tried at once: the longer it waits, the likelier an unrelated death is laid on it.
         refuge = queue.pool.refuge() if request.deaths else None
         if refuge is not None:
             self.send(request, refuge)

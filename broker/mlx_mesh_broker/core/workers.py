@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from mlx_mesh_broker.core.actions import ToWorker, Unwatch, Watch
 from mlx_mesh_broker.core.answers import Failure, failure
 from mlx_mesh_broker.core.clients import welcome
+from mlx_mesh_broker.core.complaints import Complaints
 from mlx_mesh_broker.core.entities import Worker
 from mlx_mesh_broker.core.lifecycle import Turn, WorkerState, next_state
 from mlx_mesh_broker.core.state import Holding
@@ -56,6 +57,7 @@ class Workers:
         self._state = state
         self._answers = answers
         self._dispatcher = dispatcher
+        self._complain = Complaints(state, "worker_protocol_error", ToWorker).complain
         self._pending: dict[bytes, set[tuple[bytes, int]]] = {}
         self._on: dict[type, Callable[[Worker, Any, Sequence[bytes]], None]] = {
             Final: self._final,
@@ -120,12 +122,6 @@ class Workers:
             self._dispatcher.check_gone(queue)
         if worker.state is WorkerState.READY:
             self._dispatcher.feed(worker)
-
-    def _complain(self, route: bytes, reason: str) -> None:
-        self._state.out.append(
-            ToWorker(route, Error(0, "PROTOCOL_ERROR", reason[: limits.ERROR_MESSAGE_MAX_CHARS], False, 0), ())
-        )
-        self._state.log("warning", "worker_protocol_error", route=route.hex(), reason=reason)
 
     def _stranger(self, route: bytes, kind: type) -> None:
         if kind is not Bye:

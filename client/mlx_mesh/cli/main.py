@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from mlx_mesh.cli import bench, config, drain, embed, status, up
-from mlx_mesh.cli.output import EXIT_FAILED, EXIT_INTERRUPTED, CommandError, note
+from mlx_mesh.cli.output import EXIT_FAILED, EXIT_INTERRUPTED, CommandError, note, say
 from mlx_mesh_wire import MeshError
 from mlx_mesh_wire.settings import SettingsError
 
@@ -50,7 +50,8 @@ class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         from importlib.metadata import version
 
-        parser.exit(message=f"mlx-mesh {version('mlx-mesh')}\n")
+        say(f"mlx-mesh {version('mlx-mesh')}")
+        parser.exit()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

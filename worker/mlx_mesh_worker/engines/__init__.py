@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
 from pathlib import Path
 
@@ -12,6 +13,8 @@ BUILT_IN = {
     "echo": "mlx_mesh_worker.engines.echo:EchoEngine",
     "embed": "mlx_mesh_worker.engines.embed:EmbedEngine",
 }
+NEEDS = {"embed": ("mlx", "tokenizers")}
+"""What the extra ``worker`` brings for them."""
 
 
 def find_engine(name: str) -> type[Engine]:
@@ -20,6 +23,9 @@ def find_engine(name: str) -> type[Engine]:
     Raises:
         EngineLoadError: saying what was not found and what is allowed.
     """
+    missing = [module for module in NEEDS.get(name, ()) if importlib.util.find_spec(module) is None]
+    if missing:
+        raise EngineLoadError(f"engine {name!r} needs {' and '.join(missing)}; run: pip install 'mlx-mesh[worker]'")
     path = BUILT_IN.get(name, name)
     module_name, colon, class_name = path.partition(":")
     if not (module_name and colon and class_name):
