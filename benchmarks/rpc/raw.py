@@ -9,6 +9,7 @@ import zmq
 
 from benchmarks.rpc.clients import PAYLOAD
 from mlx_mesh_wire import decode_header, encode_header, limits, messages, pack_body
+from mlx_mesh_wire.bundle import opened
 from mlx_mesh_wire.transport import receiver, sender
 
 TIMEOUT_MS = 30_000
@@ -28,6 +29,7 @@ class RawClient:
         self._mesh = speaks_mesh
         self._body = pack_body(PAYLOAD)
         self._number = 0
+        self._opened: list[list[bytes]] = []
         if speaks_mesh:
             session = os.urandom(limits.SESSION_BYTES)
             hello = messages.Hello(limits.PROTOCOL_MAJOR, limits.PROTOCOL_MINOR, session, "benchmark", "")
@@ -57,7 +59,12 @@ class RawClient:
             assert len(self._next()[1]) == len(PAYLOAD)
 
     def _expect(self, kind: type) -> None:
-        message = decode_header(self._next()[0])
+        if not self._opened:
+            frames = self._next()
+            message = decode_header(frames[0])
+            self._opened = opened(message, frames[1:]) if isinstance(message, messages.Bundle) else [frames]
+            self._opened.reverse()
+        message = decode_header(self._opened.pop()[0])
         assert isinstance(message, kind), message
 
     def _next(self) -> list[bytes]:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from mlx_mesh_wire.body import Frame
+
 RETRY_S = 0.005
 """How often a full connection is tried again."""
 
@@ -20,7 +22,7 @@ class Outbox:
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._waiting: dict[bytes, deque[Sequence[bytes]]] = {}
+        self._waiting: dict[bytes, deque[Sequence[Frame]]] = {}
         self._bytes: dict[bytes, int] = {}
 
     def __bool__(self) -> bool:
@@ -29,7 +31,7 @@ class Outbox:
     def __contains__(self, route: bytes) -> bool:
         return route in self._waiting
 
-    def keep(self, route: bytes, frames: Sequence[bytes]) -> bool:
+    def keep(self, route: bytes, frames: Sequence[Frame]) -> bool:
         """Keep a message; False if that is too much, and then everything for this route is dropped.
 
         A message that waits alone is kept whatever its size, which the protocol bounds.
@@ -47,7 +49,7 @@ class Outbox:
         self._waiting.pop(route, None)
         self._bytes.pop(route, None)
 
-    def retry(self, send: Callable[[bytes, Sequence[bytes]], bool]) -> None:
+    def retry(self, send: Callable[[bytes, Sequence[Frame]], bool]) -> None:
         """Try to send what waits, by ``send(route, frames)`` that says whether it went; it may drop the route."""
         for route in list(self._waiting):
             queue = self._waiting[route]
@@ -57,5 +59,5 @@ class Outbox:
                 self.drop(route)
 
 
-def _cost(frames: Sequence[bytes]) -> int:
+def _cost(frames: Sequence[Frame]) -> int:
     return MESSAGE_BYTES + sum(map(len, frames))

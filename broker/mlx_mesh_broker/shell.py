@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable
 from threading import Event as ThreadEvent
 from typing import TYPE_CHECKING, Any
 
@@ -19,21 +20,23 @@ from mlx_mesh_broker.outbox import RETRY_S, Outbox
 from mlx_mesh_broker.process_watch import ProcessWatch
 from mlx_mesh_broker.snapshot import Snapshot
 from mlx_mesh_wire import DecodeError, decode_header, encode_header, pack_body
+from mlx_mesh_wire.bundle import Mail, bundles, opened
 from mlx_mesh_wire.header import salvage_request_id
 from mlx_mesh_wire.logs import log
-from mlx_mesh_wire.messages import Command, Error, Events
+from mlx_mesh_wire.messages import Bundle, Command, Error, Events
 from mlx_mesh_wire.recorder import discard, read_running
 from mlx_mesh_wire.sleeper import Sleeper
 from mlx_mesh_wire.transport import OversizedMessage, receiver, sender
 from mlx_mesh_wire.wake import Wake
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from mlx_mesh_broker.core.broker import Broker
     from mlx_mesh_broker.settings import BrokerSettings
     from mlx_mesh_broker.sockets import Sockets
+    from mlx_mesh_wire.body import Frame
 
 BATCH = 64
 """Messages taken from one socket before the others get their turn."""
@@ -51,6 +54,9 @@ SLEEP_MAX_S = 1.0
 """Longest sleep, so that being held up can be told from having nothing to do."""
 
 
+_Refuse = Callable[[bytes, str, int, str], None]
+
+
 class Shell:
     """Runs a core on real sockets until :meth:`stop` is called."""
 
@@ -64,6 +70,8 @@ class Shell:
         self._send_client = sender(sockets.frontend)
         self._send_worker = sender(sockets.backend)
         self._send_control = sender(sockets.control)
+        self._for_clients: dict[bytes, list[Mail]] = {}
+        self._for_workers: dict[bytes, list[Mail]] = {}
         self._outbox = Outbox(settings.client_max_bytes)
         self._watch = ProcessWatch()
         self._control = Control(core, settings, self._feed, self._running_of)
@@ -76,8 +84,8 @@ class Shell:
         self._now = time.monotonic()
         self.counts = {"messages_in": 0, "event_batches_dropped": 0}
         self._do: dict[type, Callable[[Any], None]] = {
-            actions.ToClient: self._to_client,
-            actions.ToWorker: self._to_worker,
+            actions.ToClient: lambda action: self._for_clients.setdefault(action.route, []).append(action[1:]),
+            actions.ToWorker: lambda action: self._for_workers.setdefault(action.route, []).append(action[1:]),
             actions.Watch: lambda action: self._watch.watch(*action),
             actions.Unwatch: lambda action: self._watch.unwatch(action.instance),
             actions.Log: lambda action: log(action.level, action.event, **action.fields),
@@ -113,6 +121,7 @@ class Shell:
                 if now >= self._chores_due or not woken <= hot:
                     self._chores_due = now + CHORES_S
                     self._chores()
+            self._post()
 
     def close(self) -> None:
         """Give back what was opened; the sockets belong to the caller."""
@@ -142,40 +151,54 @@ class Shell:
         return False
 
     def _round(self) -> int:
-        """Take a batch from each socket; return how many messages there were."""
+        """Take a batch from each socket and send what came of it; return how many messages there were."""
         self._now = time.monotonic()
-        taken = self._drain(self._receive_worker, self._from_worker, self._bad_worker)
-        taken += self._drain(self._receive_client, self._from_client, self._bad_client)
+        taken = self._drain(self._receive_worker, events.FromWorker, self._bad_worker)
+        taken += self._drain(self._receive_client, events.FromClient, self._bad_client)
+        self._post()
         self.counts["messages_in"] += taken
         return taken
 
     def _drain(
-        self,
-        receive: Callable[[], list[bytes] | None],
-        handle: Callable[[list[bytes]], None],
-        refuse: Callable[[bytes, str, int, str], None],
+        self, receive: Callable[[], list[bytes] | None], event: Callable[..., events.Event], refuse: _Refuse
     ) -> int:
-        for taken in range(BATCH):
+        taken = 0
+        while taken < BATCH:
             try:
                 frames = receive()
-                if frames is None:
-                    return taken
-                handle(frames)
             except OversizedMessage as oversized:
                 refuse(oversized.first, oversized.reason, salvage_request_id(oversized.header), "TOO_LARGE")
-            except DecodeError as error:
-                refuse(frames[0], error.message, salvage_request_id(frames[1]), "PROTOCOL_ERROR")  # type: ignore[index]
-        return BATCH
+                taken += 1
+                continue
+            if frames is None:
+                break
+            taken += self._take(frames[0], frames[1:], event, refuse)
+        return taken
 
-    def _from_client(self, frames: list[bytes]) -> None:
-        message = decode_header(frames[1])
-        if message is not None:
-            self._feed(events.FromClient(frames[0], message, frames[2:]))
-
-    def _from_worker(self, frames: list[bytes]) -> None:
-        message = decode_header(frames[1])
-        if message is not None:
-            self._feed(events.FromWorker(frames[0], message, frames[2:]))
+    def _take(
+        self,
+        route: bytes,
+        parts: list[bytes],
+        event: Callable[..., events.Event],
+        refuse: _Refuse,
+        bundled: bool = False,
+    ) -> int:
+        """Hand a message, or all in a bundle, to the core; return how many there were."""
+        try:
+            message = decode_header(parts[0])
+            if type(message) is not Bundle:
+                if message is not None:
+                    self._feed(event(route, message, parts[1:]))
+                return 1
+            if bundled:
+                raise DecodeError("a BUNDLE holds no other")
+            inside = opened(message, parts[1:])
+        except DecodeError as error:
+            refuse(route, error.message, salvage_request_id(parts[0]), "PROTOCOL_ERROR")
+            return 1
+        for each in inside:
+            self._take(route, each, event, refuse, bundled=True)
+        return len(inside)
 
     def _bad_client(self, route: bytes, reason: str, request_id: int, code: str) -> None:
         self._feed(events.BadClientMessage(route, reason, request_id, code))
@@ -188,30 +211,44 @@ class Shell:
         for action in self._core.handle(self._now, event):
             do[type(action)](action)
 
-    def _to_client(self, action: actions.ToClient) -> None:
-        route, message, frames = action
-        whole = [route, encode_header(message), *frames]
-        if self._outbox and route in self._outbox:
-            self._keep(route, whole)
-            return
-        try:
-            self._send_client(whole)
-        except zmq.Again:
-            self._keep(route, whole)
-        except zmq.ZMQError:
-            self._feed(events.ClientUnreachable(route, message, frames))
+    def _post(self) -> None:
+        """Send what was decided since the last time, small messages for one peer together."""
+        while self._for_workers or self._for_clients:
+            for_workers, self._for_workers = self._for_workers, {}
+            for_clients, self._for_clients = self._for_clients, {}
+            for route, mail in for_workers.items():
+                self._post_worker(route, mail)
+            for route, mail in for_clients.items():
+                self._post_client(route, mail)
 
-    def _to_worker(self, action: actions.ToWorker) -> None:
+    def _post_worker(self, route: bytes, mail: list[Mail]) -> None:
         try:
-            self._send_worker([action.route, encode_header(action.message), *action.frames])
+            for _, frames in bundles(mail):
+                self._send_worker([route, *frames])
         except zmq.ZMQError:
-            self._feed(events.WorkerUnreachable(action.route))
+            self._feed(events.WorkerUnreachable(route))
 
-    def _keep(self, route: bytes, whole: Sequence[bytes]) -> None:
+    def _post_client(self, route: bytes, mail: list[Mail]) -> None:
+        sent = 0
+        for carried, frames in bundles(mail):
+            whole = [route, *frames]
+            try:
+                if self._outbox and route in self._outbox:
+                    self._keep(route, whole)
+                else:
+                    self._send_client(whole)
+            except zmq.Again:
+                self._keep(route, whole)
+            except zmq.ZMQError:
+                self._feed(events.ClientUnreachable(route, mail[sent:]))
+                return
+            sent += len(carried)
+
+    def _keep(self, route: bytes, whole: Sequence[Frame]) -> None:
         if not self._outbox.keep(route, whole):
             self._feed(events.ClientClogged(route))
 
-    def _resend(self, route: bytes, whole: Sequence[bytes]) -> bool:
+    def _resend(self, route: bytes, whole: Sequence[Frame]) -> bool:
         try:
             self._send_client(whole)
         except zmq.Again:

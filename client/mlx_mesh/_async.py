@@ -203,7 +203,10 @@ class AsyncMesh:
         now = time.monotonic()
         pending = Pending(call, now + call.timeout_s, done, piece)
         link.session.start(now, pending)
-        self._schedule()
+        if len(link.session) == 1 and not self._flushing:
+            self._pump()  # Nobody to share a bundle with: a turn of the loop would only be lost.
+        else:
+            self._schedule()
         return pending
 
     async def _request(self, call: Call) -> Sequence[bytes]:

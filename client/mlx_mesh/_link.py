@@ -13,7 +13,9 @@ from typing import Any
 import zmq
 
 from mlx_mesh._session import Session, closed_error
-from mlx_mesh_wire import DecodeError, InternalError, InvalidRequestError, decode_header, encode_header, limits
+from mlx_mesh_wire import DecodeError, InternalError, InvalidRequestError, decode_header, limits
+from mlx_mesh_wire.bundle import bundles, opened
+from mlx_mesh_wire.messages import Bundle
 from mlx_mesh_wire.paths import IPC_PATH_MAX_BYTES, client_endpoint
 from mlx_mesh_wire.transport import OversizedMessage, receiver, sender
 
@@ -76,11 +78,9 @@ class Link:
                     if not session.outbox:
                         return renewed
                     continue
-                message = decode_header(frames[0])
-            except (DecodeError, OversizedMessage):
-                continue  # Whatever it was, it is not an answer; the deadline covers the call.
-            if message is not None:
-                session.message(now, message, frames[1:])
+            except OversizedMessage:
+                continue  # It is not an answer to anything that was asked; the deadline covers the call.
+            self._take(now, frames)
         return self.pump() or renewed
 
     def leave(self) -> None:
@@ -100,11 +100,23 @@ class Link:
         if os.getpid() == self._pid:
             self._context.term()
 
+    def _take(self, now: float, frames: list[bytes]) -> None:
+        try:
+            message = decode_header(frames[0])
+            inside = opened(message, frames[1:]) if type(message) is Bundle else ()
+        except DecodeError:
+            return  # As above.
+        for each in inside:
+            self._take(now, each)
+        if message is not None:
+            self.session.message(now, message, frames[1:])
+
     def _flush(self) -> None:
-        outbox, send = self.session.outbox, self._send
-        while outbox:
-            message, frames = outbox.popleft()
-            send([encode_header(message), *frames])
+        outbox = self.session.outbox
+        if outbox:
+            for _, frames in bundles(outbox):
+                self._send(frames)
+            outbox.clear()
 
     def _connect(self) -> None:
         socket = self._context.socket(zmq.DEALER)

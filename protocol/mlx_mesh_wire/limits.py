@@ -50,6 +50,12 @@ REMAINING_MAX_MS: Final = 7 * 24 * 3600 * 1000
 WINDOW_MAX_CHUNKS: Final = 1024
 """Stream credit; at 1 KiB a chunk a full window is 1 MiB of unread text."""
 
+BUNDLE_MAX_MESSAGES: Final = 64
+"""Messages in one bundle: by then a frame's cost is spread thin, and the header stays far below its bound."""
+
+BUNDLED_MAX_BYTES: Final = 8192
+"""Body of a message that goes in a bundle; copying a larger one costs as much as frames of its own."""
+
 SLOTS_MAX: Final = 4096
 LIST_MAX_ITEMS: Final = 64
 """Ops or models of one worker, so that READY fits into a header."""

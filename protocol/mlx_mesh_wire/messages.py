@@ -149,6 +149,12 @@ class Status(NamedTuple):
     id: int
 
 
+class Bundle(NamedTuple):
+    """Several small messages in one. ``sizes`` are in bytes: header, body, header, body, ...; a body of 0 is none."""
+
+    sizes: list[int]
+
+
 class Loading(NamedTuple):
     """Worker to broker: alive and loading; READY will follow within ``load_max_ms``."""
 
@@ -271,6 +277,7 @@ Message = (
     | Bye
     | Reset
     | Status
+    | Bundle
     | Loading
     | Ready
     | Held
@@ -297,6 +304,7 @@ TYPE_CODES: dict[type[Message], int] = {
     Bye: 11,
     Reset: 12,
     Status: 13,
+    Bundle: 14,
     Loading: 32,
     Ready: 33,
     Held: 34,
@@ -356,6 +364,7 @@ RANGES: dict[type[Message], Bounds] = {
     Bye: {},
     Reset: {},
     Status: {"id": _ID},
+    Bundle: {},
     Loading: _WORKER_RANGES,
     Ready: _WORKER_RANGES,
     Held: {},
@@ -397,6 +406,7 @@ LENGTHS: dict[type[Message], Bounds] = {
     Error: {"code": (1, limits.CODE_MAX_CHARS), "message": (0, limits.ERROR_MESSAGE_MAX_CHARS)},
     Bye: {"reason": (0, limits.REASON_MAX_CHARS)},
     Reset: {"epoch": (1, limits.EPOCH_MAX_CHARS)},
+    Bundle: {"sizes": (2, 2 * limits.BUNDLE_MAX_MESSAGES)},
     Loading: _WORKER_LENGTHS,
     Ready: _WORKER_LENGTHS,
     Held: {
@@ -423,6 +433,7 @@ LENGTHS: dict[type[Message], Bounds] = {
 
 ITEM_TYPES: dict[type[Message], dict[str, type]] = {
     Welcome: {"limits": int, "intervals": int},
+    Bundle: {"sizes": int},
     Loading: {"ops": str, "pure_ops": str, "models": str, "versions": str},
     Ready: {"ops": str, "pure_ops": str, "models": str, "versions": str},
     Held: {"jobs": list},

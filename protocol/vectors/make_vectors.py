@@ -1,4 +1,4 @@
-"""Writes ``headers.json`` and ``bodies.json``. Its encoder is its own: it shares no code with ``mlx_mesh_wire``."""
+"""Writes the vectors. Its encoder is its own: it shares no code with ``mlx_mesh_wire``."""
 
 from __future__ import annotations
 
@@ -86,6 +86,7 @@ TYPES: dict[str, tuple[int, dict[str, Any]]] = {
     "Bye": (11, {"reason": ""}),
     "Reset": (12, {"epoch": "e"}),
     "Status": (13, {"id": 1}),
+    "Bundle": (14, {"sizes": [10, 3, 12, 0]}),
     "Loading": (32, WORKER),
     "Ready": (33, WORKER),
     "Held": (34, {"instance": S16, "jobs": [[S16, 1, 1]]}),
@@ -105,6 +106,9 @@ LIMITS: list[tuple[str, str, Any, Any]] = [
     ("Hello", "last_epoch", "e" * 32, "e" * 33),
     ("Hello", "major", 65535, 65536),
     ("Welcome", "epoch", "e" * 32, ""),
+    ("Bundle", "sizes", [1] * 128, [1] * 129),
+    ("Bundle", "sizes", [1, 0], [1]),
+    ("Bundle", "sizes", [MAX, 0], [MAX + 1, 0]),
     ("Welcome", "limits", {"a": MAX}, {"a": MAX + 1}),
     ("Request", "request_id", MAX, MAX + 1),
     ("Request", "request_id", 1, 0),
@@ -326,8 +330,39 @@ def tensors(cases: list[dict[str, Any]], bad: Any) -> None:
     bad("a tensor without a shape", tensor(0, "uint8"), "not [index, dtype, shape]", b"\x00")
 
 
+def bundles() -> list[dict[str, Any]]:
+    request, body = header("Request", REQUEST), enc({"texts": ["a"]})
+    cancel, final = header("Cancel", {"id": 7}), header("Final", TYPES["Final"][1])
+    cases: list[dict[str, Any]] = []
+
+    def good(name: str, *messages: tuple[bytes, bytes], **more: Any) -> None:
+        sizes = [len(part) for message in messages for part in message]
+        frames = [header("Bundle", {"sizes": sizes}), b"".join(map(b"".join, messages))]
+        shown = [[head.hex(), body.hex()] if body else [head.hex()] for head, body in messages]
+        cases.append({"name": name, "hex": [frame.hex() for frame in frames], "messages": shown, **more})
+
+    def bad(name: str, about: str, sizes: list[int], *payload: bytes) -> None:
+        frames = [header("Bundle", {"sizes": sizes}), *payload]
+        cases.append({"name": name, "hex": [f.hex() for f in frames], "error": "PROTOCOL_ERROR", "about": about})
+
+    good("one message", (request, body))
+    good("a message without a body among others", (request, body), (cancel, b""), (final, body))
+    good("only messages without a body", (cancel, b""), (cancel, b""))
+    good("64 messages", *[(request, body)] * 64)
+    good("a malformed message leaves the others valid", (request, body), (b"\xc1", body), (final, body))
+    good("a body that is no msgpack is passed on", (request, b"\xc1\xc1"))
+    good("an empty header is a malformed message of its own", (b"", body), (request, body))
+    bad("sizes that do not come in pairs", "pairs", [len(cancel), 0, len(cancel)], cancel + cancel)
+    bad("sizes beyond the frame", "say", [len(cancel), 1], cancel)
+    bad("sizes short of the frame", "say", [len(cancel), 0], cancel + b"x")
+    bad("an enormous size", "say", [MAX, MAX], cancel)
+    bad("no frame behind the header", "one frame", [len(cancel), 0])
+    bad("two frames behind the header", "one frame", [len(cancel), 0], cancel, b"")
+    return cases
+
+
 def main() -> None:
-    for name, cases in (("headers", headers()), ("bodies", bodies())):
+    for name, cases in (("headers", headers()), ("bodies", bodies()), ("bundles", bundles())):
         lines = ",\n".join(json.dumps(case, ensure_ascii=False) for case in cases)
         (HERE / f"{name}.json").write_text(f"[\n{lines}\n]\n", encoding="utf-8")
 

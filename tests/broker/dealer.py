@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import zmq
 
 from mlx_mesh_wire import decode_header, encode_header, messages, pack_body, unpack_body
+from mlx_mesh_wire.bundle import opened
 from tests.live import PATIENCE_S, LiveMesh, until
 
 M = TypeVar("M")
@@ -62,8 +63,12 @@ class Dealer:
         """Take in what has come."""
         while self.socket.poll(wait_ms):
             header, *frames = self.socket.recv_multipart()
-            self.seen.append((decode_header(header), frames))
+            message = decode_header(header)
             wait_ms = 0
+            if isinstance(message, messages.Bundle):
+                self.seen += [(decode_header(header), body) for header, *body in opened(message, frames)]
+            else:
+                self.seen.append((message, frames))
 
     def take(self, kind: type[M], seconds: float = PATIENCE_S, *, of: int | None = None) -> tuple[M, list[bytes]]:
         """Return the first message of this kind, and of this id if one is given."""

@@ -135,11 +135,43 @@ def test_a_request_that_had_expired_is_not_run(peer: Dealer) -> None:
     assert peer.error(peer.request(ms=0)).code == "DEADLINE_EXCEEDED"
 
 
-@pytest.mark.parametrize("code", [0, 14, 31, 50, 127, 2**40])
+@pytest.mark.parametrize("code", [0, 15, 31, 50, 127, 2**40])
 def test_unknown_types_are_ignored(peer: Dealer, code: int) -> None:
     peer.hello()
     peer.raw(header(code, {"whatever": [1]}), b"\xc1")
     assert peer.settle() == []
+
+
+def test_each_message_of_a_bundle_is_taken_as_if_it_came_alone(peer: Dealer) -> None:
+    peer.hello()
+    parts = [header(3, 8, *REQUEST[2:]), BODY, b"\xc1", b"", header(3, 9, *REQUEST[2:]), BODY]
+    peer.raw(header(14, [len(part) for part in parts]), b"".join(parts))
+    assert peer.answer(8) == peer.answer(9) == "x"
+    assert peer.error(0).message.startswith("header is not msgpack")
+
+
+def test_a_malformed_request_in_a_bundle_gets_its_one_answer(peer: Dealer) -> None:
+    peer.hello()
+    parts = [header(3, 8, "echo", "", 9, *REQUEST[5:]), BODY, header(3, 9, *REQUEST[2:]), BODY]
+    peer.raw(header(14, [len(part) for part in parts]), b"".join(parts))
+    assert peer.error(8).message == "Request.lane is 9, allowed are 0 to 2"
+    assert peer.answer(9) == "x"
+
+
+@pytest.mark.parametrize(
+    ("sizes", "payload", "reason"),
+    [
+        ([1, 1], b"x", "Bundle.sizes say 2 bytes, there are 1"),
+        ([1, 1, 1], b"xxx", "a BUNDLE has one frame behind its header, and its sizes come in pairs"),
+        ([4, 2], header(14, [1]) + b"xx", "Bundle.sizes has length 1, allowed are 2 to 128"),
+        ([5, 2], header(14, [1, 1]) + b"xx", "a BUNDLE holds no other"),
+    ],
+)
+def test_a_bundle_that_is_none_is_malformed(peer: Dealer, sizes: list[int], payload: bytes, reason: str) -> None:
+    peer.hello()
+    peer.raw(header(14, sizes), payload)
+    assert peer.error(0).message == reason
+    assert peer.answer(peer.request()) == "x"
 
 
 def test_trailing_header_fields_of_later_versions_are_ignored(peer: Dealer) -> None:

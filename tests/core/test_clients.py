@@ -105,8 +105,8 @@ def test_answers_wait_for_a_client_that_lost_its_connection() -> None:
     one, two = worker.jobs()
     worker.finish(one)
     (final, frames) = client.take()[-1]
-    mesh.feed(events.ClientUnreachable(client.route, final, frames))
-    mesh.feed(events.ClientUnreachable(client.route, final, frames))
+    mesh.feed(events.ClientUnreachable(client.route, [(final, frames)]))
+    mesh.feed(events.ClientUnreachable(client.route, [(final, frames)]))
     worker.finish(two)
     assert client.take() == []
     client.route = b"another connection"
@@ -119,7 +119,7 @@ def test_a_client_that_stays_away_is_forgotten_with_its_work() -> None:
     worker, client = mesh.worker(), mesh.client()
     client.request()
     (job,) = worker.jobs()
-    mesh.feed(events.ClientUnreachable(client.route, messages.Ping(0), ()))
+    mesh.feed(events.ClientUnreachable(client.route, [(messages.Ping(0), ())]))
     mesh.advance(4)
     worker.beat()
     assert mesh.core.status(mesh.now)["clients"] == 1
@@ -131,7 +131,7 @@ def test_a_client_that_stays_away_is_forgotten_with_its_work() -> None:
 def test_an_idle_client_that_loses_its_connection_is_forgotten_too() -> None:
     mesh = Harness(away_s=5)
     client = mesh.client()
-    mesh.feed(events.ClientUnreachable(client.route, messages.Ping(0), ()))
+    mesh.feed(events.ClientUnreachable(client.route, [(messages.Ping(0), ())]))
     mesh.advance(7)
     assert mesh.core.status(mesh.now)["clients"] == 0
 
@@ -142,7 +142,7 @@ def test_what_is_kept_for_a_client_that_is_away_is_bounded() -> None:
     client.request()
     client.request()
     jobs = worker.jobs()
-    mesh.feed(events.ClientUnreachable(client.route, messages.Ping(0), ()))
+    mesh.feed(events.ClientUnreachable(client.route, [(messages.Ping(0), ())]))
     worker.finish(*jobs, body=[b"x" * 600])
     mesh.advance(1.5)
     assert mesh.core.status(mesh.now)["clients"] == 0

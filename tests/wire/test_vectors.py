@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 
 from mlx_mesh_wire import DecodeError, Tensor, decode_header, encode_header, messages, pack_body, unpack_body
+from mlx_mesh_wire.bundle import opened
 
 VECTORS = Path(__file__).parents[2] / "protocol" / "vectors"
 HEADERS = json.loads((VECTORS / "headers.json").read_text(encoding="utf-8"))
 BODIES = json.loads((VECTORS / "bodies.json").read_text(encoding="utf-8"))
+BUNDLES = json.loads((VECTORS / "bundles.json").read_text(encoding="utf-8"))
 
 
 def from_json(value: Any) -> Any:
@@ -81,16 +83,30 @@ def test_body(case: dict[str, Any]) -> None:
         assert frames == [bytes(frame) for frame in pack_body(value)]
 
 
+@pytest.mark.parametrize("case", BUNDLES, ids=lambda case: case["name"])
+def test_bundle(case: dict[str, Any]) -> None:
+    header, *frames = [bytes.fromhex(frame) for frame in case["hex"]]
+    bundle = decode_header(header)
+    assert isinstance(bundle, messages.Bundle)
+    if "error" in case:
+        with pytest.raises(DecodeError) as caught:
+            opened(bundle, frames)
+        assert case["error"] == caught.value.code
+        assert case["about"] in caught.value.message
+        return
+    assert case["messages"] == [[part.hex() for part in message] for message in opened(bundle, frames)]
+
+
 def test_the_files_are_what_their_generator_writes(tmp_path: Path) -> None:
     script = tmp_path / "make_vectors.py"
     script.write_text((VECTORS / "make_vectors.py").read_text(encoding="utf-8"), encoding="utf-8")
     subprocess.run([sys.executable, script], check=True)
-    for name in ("headers.json", "bodies.json"):
+    for name in ("headers.json", "bodies.json", "bundles.json"):
         assert (VECTORS / name).read_bytes() == (tmp_path / name).read_bytes()
 
 
 def test_there_are_many_and_each_has_a_name_of_its_own() -> None:
-    for cases in (HEADERS, BODIES):
+    for cases in (HEADERS, BODIES, BUNDLES):
         names = [case["name"] for case in cases]
         assert len(set(names)) == len(names)
     assert len(HEADERS) + len(BODIES) >= 120

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 
 import zmq
 
-from mlx_mesh_wire import DecodeError, decode_header, encode_header, limits, messages
+from mlx_mesh_wire import DecodeError, decode_header, limits, messages
+from mlx_mesh_wire.bundle import Mail, bundles, opened
 from mlx_mesh_wire.host import own_identity
 from mlx_mesh_wire.logs import log
+from mlx_mesh_wire.messages import Bundle
 from mlx_mesh_wire.recorder import FlightRecorder
 from mlx_mesh_wire.sleeper import Sleeper
 from mlx_mesh_wire.transport import OversizedMessage, receiver, sender
@@ -120,23 +122,33 @@ class Shell:
 
     def _receive_batch(self) -> bool:
         now = time.monotonic()
-        session = self._session
         taken = 0
         while taken < BATCH:
             try:
                 frames = self._receive()
                 if frames is None:
                     break
-                taken += 1
-                message = decode_header(frames[0])
-            except (OversizedMessage, DecodeError) as error:
+            except OversizedMessage as error:
                 log("warning", "bad_message", reason=str(error))
                 continue
-            if message is not None:
-                session.message(now, message, frames[1:])
+            taken += self._take(now, frames)
         if taken:
             self._flush()
         return taken > 0
+
+    def _take(self, now: float, frames: list[bytes]) -> int:
+        """Hand a message, or all in a bundle, to the session; return how many there were."""
+        try:
+            message = decode_header(frames[0])
+            inside = opened(message, frames[1:]) if type(message) is Bundle else ()
+        except DecodeError as error:
+            log("warning", "bad_message", reason=str(error))
+            return 1
+        for each in inside:
+            self._take(now, each)
+        if message is not None:
+            self._session.message(now, message, frames[1:])
+        return len(inside) or 1
 
     def _collect(self) -> bool:
         """Take what the compute thread made; for an inline engine, make it now."""
@@ -153,16 +165,19 @@ class Shell:
 
     def _flush(self) -> None:
         runner = self._compute.runner
+        mail: list[Mail] = []
         for action in self._session.take():
             kind = type(action)
             if kind is Send:
-                self._send([encode_header(action.message), *action.frames])  # type: ignore[union-attr]
+                mail.append(action)  # type: ignore[arg-type]
             elif kind is Leave:
                 self._left = True
             elif kind is Reconnect:
                 self._reconnect()
             elif runner is not None:
                 runner.commands.append(action)  # type: ignore[arg-type]
+        for _, frames in bundles(mail):
+            self._send(frames)
 
     def _reconnect(self) -> None:
         log("warning", "broker_silent", endpoint=self._endpoint, hint="connecting anew")

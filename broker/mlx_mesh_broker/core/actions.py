@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from mlx_mesh_wire.body import Frame
     from mlx_mesh_wire.messages import Message
 
 
@@ -15,7 +16,7 @@ class ToClient(NamedTuple):
 
     route: bytes
     message: Message
-    frames: Sequence[bytes]
+    frames: Sequence[Frame]
 
 
 class ToWorker(NamedTuple):

@@ -71,10 +71,10 @@ class Admission:
             return failure(
                 "OVERLOADED", f"this client has {cap} requests outstanding already", retry_after_ms=RETRY_MIN_MS
             )
-        if state.quarantine.holds(request, state.now):
+        if state.quarantine and state.quarantine.holds(request, state.now):
             state.metrics.counts["quarantined"] += 1
             return failure("POISON_REQUEST", "workers died while they computed this very body; it is quarantined")
-        lost = request.at_most_once and request.flags & Flag.RESEND
+        lost = request.flags & Flag.RESEND and request.at_most_once
         if lost and not self._holding(request) and state.now >= state.started + state.config.rejoin_s:
             return failure("WORKER_LOST", "no worker holds this request, and at_most_once forbids to run it again")
         return None
@@ -133,6 +133,8 @@ class Admission:
     def _adopted(self, request: Request) -> bool:
         """Bind a request to the worker that brought it along from an earlier epoch; True if that settles it."""
         state = self._state
+        if not state.holdings and not request.at_most_once:
+            return False
         place = (request.session.key, request.id)
         holding = state.holdings.pop(place, None)
         if holding is not None:

@@ -119,8 +119,8 @@ class Clients:
         session = state.clients.pop(event.route, None)
         if session is None:
             return
-        session.away = [(event.message, event.frames)]
-        session.away_bytes = sum(map(len, event.frames))
+        session.away = list(event.unsent)
+        session.away_bytes = sum(len(frame) for _, frames in event.unsent for frame in frames)
         session.away_since = state.now
         if session.alarm is None:
             self._watch(session)

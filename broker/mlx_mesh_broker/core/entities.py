@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from mlx_mesh_broker.core.queues import Queue
     from mlx_mesh_broker.core.timers import Alarm
     from mlx_mesh_wire import messages
-    from mlx_mesh_wire.messages import Message
+    from mlx_mesh_wire.bundle import Mail
 
 
 class Request:
@@ -94,7 +94,7 @@ class Session:
         self.returning = returning
         self.heard = now
         self.outstanding: dict[int, Request] = {}
-        self.away: list[tuple[Message, Sequence[bytes]]] | None = None
+        self.away: list[Mail] | None = None
         self.away_bytes = 0
         self.away_since = 0.0
         self.alarm: Alarm | None = None

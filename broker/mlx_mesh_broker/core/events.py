@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from mlx_mesh_wire.bundle import Mail
     from mlx_mesh_wire.messages import Message
 
 
@@ -46,11 +47,10 @@ class BadWorkerMessage(NamedTuple):
 
 
 class ClientUnreachable(NamedTuple):
-    """A send to a client failed because its connection is gone; ``message`` is what could not be sent."""
+    """A send to a client failed because its connection is gone; ``unsent`` holds each message with its frames."""
 
     route: bytes
-    message: Message
-    frames: Sequence[bytes]
+    unsent: Sequence[Mail]
 
 
 class ClientClogged(NamedTuple):

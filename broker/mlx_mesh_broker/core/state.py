@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from mlx_mesh_broker.core.config import Config
     from mlx_mesh_broker.core.entities import Request, Session, Worker
+    from mlx_mesh_wire.body import Frame
     from mlx_mesh_wire.messages import Message
 
 QUEUES_MAX = 1024
@@ -76,7 +77,7 @@ class State:
         self._stamp += 1
         return self._stamp
 
-    def to_client(self, session: Session, message: Message, frames: Sequence[bytes] = ()) -> None:
+    def to_client(self, session: Session, message: Message, frames: Sequence[Frame] = ()) -> None:
         """Send to a client, or keep the message while its connection is gone."""
         if session.away is None:
             self.out.append(ToClient(session.route, message, frames))
