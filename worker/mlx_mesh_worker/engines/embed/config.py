@@ -30,15 +30,20 @@ class EncoderConfig:
     """Sizes of the encoder and what is done with its output.
 
     Attributes:
+        intermediate: width of the feed-forward layers.
+        positions: rows of the position embeddings, of which the first ``position_offset`` are not used.
         tokens_max: longest input in tokens, special ones included.
         position_offset: number of the first position; RoBERTa counts from the padding id on.
         pooling: one of POOLINGS.
         normalize: whether the folder asks for vectors of length 1.
+        lower: whether the folder asks for texts in lower case, besides what its tokenizer does.
     """
 
     hidden: int
     layers: int
     heads: int
+    intermediate: int
+    positions: int
     norm_eps: float
     activation: str
     pad_id: int
@@ -46,6 +51,7 @@ class EncoderConfig:
     tokens_max: int
     pooling: str
     normalize: bool
+    lower: bool
 
 
 def read_config(folder: Path) -> EncoderConfig:
@@ -62,24 +68,30 @@ def read_config(folder: Path) -> EncoderConfig:
         raise EngineLoadError(
             f"{path}: position_embedding_type is {raw['position_embedding_type']!r}; only absolute is supported"
         )
-    pad_id = raw.get("pad_token_id") or 0
+    pad_id = _pad_id(path, raw, kind)
     offset = 0 if kind == "bert" else pad_id + 1
     hidden, heads = _size(path, raw, "hidden_size"), _size(path, raw, "num_attention_heads")
     if hidden % heads:
         raise EngineLoadError(f"{path}: hidden_size {hidden} is not a multiple of num_attention_heads {heads}")
     pooling, normalize = _modules(folder)
-    positions = _size(path, raw, "max_position_embeddings") - offset
+    positions = _size(path, raw, "max_position_embeddings")
+    if positions <= offset:
+        raise EngineLoadError(f"{path}: max_position_embeddings is {positions}, must be over {offset} for {kind}")
+    tokens_max, lower = _input(folder, positions - offset)
     return EncoderConfig(
         hidden=hidden,
         layers=_size(path, raw, "num_hidden_layers"),
         heads=heads,
-        norm_eps=float(raw.get("layer_norm_eps", 1e-12)),
+        intermediate=_size(path, raw, "intermediate_size"),
+        positions=positions,
+        norm_eps=_norm_eps(path, raw),
         activation=activation,
         pad_id=pad_id,
         position_offset=offset,
-        tokens_max=_tokens_max(folder, positions),
+        tokens_max=tokens_max,
         pooling=pooling,
         normalize=normalize,
+        lower=lower,
     )
 
 
@@ -88,7 +100,7 @@ def _json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise EngineLoadError(f"{path} is missing") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise EngineLoadError(f"{path} cannot be read: {error}") from error
     if not isinstance(value, dict):
         raise EngineLoadError(f"{path} does not hold a JSON object")
@@ -109,12 +121,30 @@ def _one_of(path: Path, raw: dict[str, Any], field: str, allowed: tuple[str, ...
     return str(value)
 
 
-def _tokens_max(folder: Path, positions: int) -> int:
+def _pad_id(path: Path, raw: dict[str, Any], kind: str) -> int:
+    value = raw.get("pad_token_id")
+    if value is None:
+        return 0 if kind == "bert" else 1  # as transformers has it
+    if type(value) is not int or value < 0:
+        raise EngineLoadError(f"{path}: pad_token_id is {value!r}, must be an integer from 0")
+    return value
+
+
+def _norm_eps(path: Path, raw: dict[str, Any]) -> float:
+    value = raw.get("layer_norm_eps", 1e-12)
+    if type(value) not in (int, float) or not 0 <= value < 1:
+        raise EngineLoadError(f"{path}: layer_norm_eps is {value!r}, must be a number from 0 to 1")
+    return float(value)
+
+
+def _input(folder: Path, positions: int) -> tuple[int, bool]:
+    """Return the longest input in tokens, and whether texts are put in lower case first."""
     path = folder / "sentence_bert_config.json"
     if not path.is_file():
-        return positions
-    value = _json(path).get("max_seq_length")
-    return min(value, positions) if type(value) is int and value > 0 else positions
+        return positions, False
+    raw = _json(path)
+    longest = positions if raw.get("max_seq_length") is None else _size(path, raw, "max_seq_length")
+    return min(longest, positions), raw.get("do_lower_case") is True
 
 
 def _modules(folder: Path) -> tuple[str, bool]:
@@ -125,9 +155,10 @@ def _modules(folder: Path) -> tuple[str, bool]:
         return (_pooling(pooling_only) if pooling_only.is_dir() else "mean"), False
     try:
         modules = [
-            (str(module["type"]).rpartition(".")[2], folder / module["path"]) for module in json.loads(path.read_text())
+            (str(module["type"]).rpartition(".")[2], folder / module["path"])
+            for module in json.loads(path.read_text("utf-8"))
         ]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise EngineLoadError(f"{path} is not a list of modules with type and path: {error}") from error
     pooling, normalize = "mean", False
     for kind, where in modules:

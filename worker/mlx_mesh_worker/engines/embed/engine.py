@@ -12,14 +12,13 @@ from mlx_mesh_worker.engine import Engine, EngineLoadError, Failure, Output, Res
 from mlx_mesh_worker.engines.embed.batcher import Batcher, Piece, Work, padded
 from mlx_mesh_worker.engines.embed.config import read_config
 from mlx_mesh_worker.engines.embed.request import parse_body
+from mlx_mesh_worker.engines.embed.tokens import TextTokenizer
 from mlx_mesh_worker.model_files import find_model
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     import mlx.core
-    from tokenizers import Tokenizer
 
     from mlx_mesh_worker.job import Job
 
@@ -61,7 +60,7 @@ class EmbedEngine(Engine):
             log("warning", "slow_blas", hint=HINT)
         else:
             log("debug", "blas", library=blas)
-        self._tokenizer = _load_tokenizer(folder, self.config.tokens_max)
+        self._tokenizer = TextTokenizer(folder, self.config)
         # MLX is imported late, after the BLAS that it is to use.
         import mlx.core as mx
 
@@ -70,21 +69,26 @@ class EmbedEngine(Engine):
 
         self._mx = mx
         self._encoder = Encoder(self.config, load_weights(folder, self.config))
+        if self._tokenizer.ids_end > self._encoder.vocabulary:
+            raise EngineLoadError(
+                f"{folder / 'tokenizer.json'} has token ids up to {self._tokenizer.ids_end - 1}, "
+                f"the weights have word embeddings for {self._encoder.vocabulary}"
+            )
 
     def warm(self) -> None:
         """Compute a small batch, which also shows that the model gives finite numbers."""
-        ids = self._tokenizer.encode("warm").ids
-        vectors = self._encoder([ids] * 2)
+        (row,) = self._tokenizer(["warm"])
+        vectors = self._encoder([row.ids] * 2)
         if not bool(self._mx.isfinite(vectors).all()):
             raise EngineLoadError(f"model {self._name} gives vectors that are not finite; its weights are broken")
 
     def admit(self, job: Job) -> None:
         """Check and tokenise the texts."""
         body = parse_body(job.value(lenient_text=True))
-        encodings = self._tokenizer.encode_batch_fast(body.texts)
-        truncated = [index for index, encoding in enumerate(encodings) if encoding.overflowing]
+        rows = self._tokenizer(body.texts)
+        truncated = [index for index, row in enumerate(rows) if row.truncated]
         normalize = self.config.normalize if body.normalize is None else body.normalize
-        self._batcher.add(Work(job, [encoding.ids for encoding in encodings], truncated, normalize))
+        self._batcher.add(Work(job, [row.ids for row in rows], truncated, normalize))
 
     def cancel(self, job: Job) -> None:
         """Drop the texts of a job."""
@@ -161,18 +165,3 @@ class EmbedEngine(Engine):
         token_s = seconds / tokens
         self._token_s = token_s if not self._token_s else self._token_s + SMOOTHING * (token_s - self._token_s)
         self._budget = max(BUDGET_MIN, min(BUDGET_MAX, int(STEP_TARGET_S / self._token_s)))
-
-
-def _load_tokenizer(folder: Path, tokens_max: int) -> Tokenizer:
-    from tokenizers import Tokenizer
-
-    path = folder / "tokenizer.json"
-    if not path.is_file():
-        raise EngineLoadError(f"{path} is missing")
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # tokenizers raises Exception itself
-        raise EngineLoadError(f"{path} cannot be read: {error}") from error
-    tokenizer.enable_truncation(tokens_max)
-    tokenizer.no_padding()
-    return tokenizer

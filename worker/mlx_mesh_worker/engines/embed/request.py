@@ -12,6 +12,9 @@ TEXTS_MAX: Final = 4096
 TEXT_MAX_CHARS: Final = 1024 * 1024
 """Far beyond what any encoder reads; longer texts would only be tokenised to be thrown away."""
 
+KEY_SHOWN_CHARS: Final = 64
+"""Of a key that is not known, so much is shown."""
+
 
 class EmbedBody(NamedTuple):
     """A valid request: the texts, and whether to normalise (None: as the model's folder says)."""
@@ -29,6 +32,10 @@ def parse_body(value: Any) -> EmbedBody:
     """
     if not isinstance(value, dict):
         raise _bad("body", f"is a {type(value).__name__}, must be a map with texts")
+    for key in value:
+        if key not in ("texts", "normalize"):
+            shown = key[:KEY_SHOWN_CHARS].encode(errors="backslashreplace").decode()
+            raise _bad(shown, "is not a field of embed; allowed: texts, normalize")
     texts, normalize = value.get("texts"), value.get("normalize")
     if normalize is not None and not isinstance(normalize, bool):
         raise _bad("normalize", f"is {normalize!r}, must be true or false")

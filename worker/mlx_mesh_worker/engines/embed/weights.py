@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 import mlx.core as mx
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from mlx_mesh_worker.engines.embed.config import EncoderConfig
 
-PREFIXES = ("", "bert.", "roberta.", "model.")
-_HEADER_MAX_BYTES = 100_000_000
+PREFIXES: Final = ("", "bert.", "roberta.", "model.")
+_HEADER_MAX_BYTES: Final = 100_000_000
 """The bound that the safetensors format itself sets."""
 
 
@@ -42,8 +42,9 @@ def load_weights(folder: Path, config: EncoderConfig) -> dict[str, mx.array]:
     if prefix is None:
         raise EngineLoadError(f"{folder}: tensor {word} is missing; this is not a checkpoint of the BERT family")
     found = {name: _take(folder, raw, prefix + name, shape) for name, shape in _shapes(config).items()}
-    for name in (word, "embeddings.position_embeddings.weight", "embeddings.token_type_embeddings.weight"):
-        found[name] = _take(folder, raw, prefix + name, (-1, config.hidden))
+    rows = found[word].shape[0]
+    if config.pad_id >= rows:
+        raise EngineLoadError(f"{folder / 'config.json'}: pad_token_id is {config.pad_id}, there are {rows} embeddings")
     mx.eval(list(found.values()))
     return found
 
@@ -55,12 +56,17 @@ def _take(folder: Path, raw: dict[str, mx.array], name: str, shape: tuple[int, .
     given = tuple(tensor.shape)
     if len(given) != len(shape) or any(wanted not in (-1, size) for wanted, size in zip(shape, given, strict=True)):
         raise EngineLoadError(f"{folder}: tensor {name} has shape {given}, config.json asks for {shape}")
+    if not mx.issubdtype(tensor.dtype, mx.floating):
+        raise EngineLoadError(f"{folder}: tensor {name} is {tensor.dtype}, must be of a floating type")
     return tensor.astype(mx.float32)
 
 
 def _shapes(config: EncoderConfig) -> dict[str, tuple[int, ...]]:
-    hidden = config.hidden
+    hidden, wide = config.hidden, config.intermediate
     shapes: dict[str, tuple[int, ...]] = {
+        "embeddings.word_embeddings.weight": (-1, hidden),
+        "embeddings.position_embeddings.weight": (config.positions, hidden),
+        "embeddings.token_type_embeddings.weight": (-1, hidden),
         "embeddings.LayerNorm.weight": (hidden,),
         "embeddings.LayerNorm.bias": (hidden,),
     }
@@ -69,9 +75,9 @@ def _shapes(config: EncoderConfig) -> dict[str, tuple[int, ...]]:
         for name in ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"):
             shapes[f"{base}{name}.weight"] = (hidden, hidden)
             shapes[f"{base}{name}.bias"] = (hidden,)
-        shapes[base + "intermediate.dense.weight"] = (-1, hidden)
-        shapes[base + "intermediate.dense.bias"] = (-1,)
-        shapes[base + "output.dense.weight"] = (hidden, -1)
+        shapes[base + "intermediate.dense.weight"] = (wide, hidden)
+        shapes[base + "intermediate.dense.bias"] = (wide,)
+        shapes[base + "output.dense.weight"] = (hidden, wide)
         shapes[base + "output.dense.bias"] = (hidden,)
         for name in ("attention.output.LayerNorm", "output.LayerNorm"):
             shapes[f"{base}{name}.weight"] = shapes[f"{base}{name}.bias"] = (hidden,)
@@ -87,8 +93,12 @@ def _check_file(path: Path) -> None:
             if length > _HEADER_MAX_BYTES:
                 raise ValueError("its header is too long")
             header = json.loads(file.read(length))
-        needed = 8 + length + max(entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
-    except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
+        needed = 8 + length + _data_bytes(header)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, struct.error) as error:
         raise EngineLoadError(f"{path} is not a safetensors file: {error}") from error
     if size < needed:
         raise EngineLoadError(f"{path} is truncated: it has {size} bytes, its header asks for {needed}")
+
+
+def _data_bytes(header: dict[str, Any]) -> int:
+    return max((int(entry["data_offsets"][1]) for name, entry in header.items() if name != "__metadata__"), default=0)

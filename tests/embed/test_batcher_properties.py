@@ -1,0 +1,120 @@
+"""What holds for every series of batches, whatever arrives and whenever."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlx_mesh_worker.engines.embed.batcher import TURN_OF_THE_OLDEST, Batcher, Piece, Work, padded
+from tests.embed.driver import BULK, INTERACTIVE, STANDARD
+from tests.embed.test_batcher import work
+
+pytestmark = pytest.mark.slow
+
+LANES = st.sampled_from([INTERACTIVE, STANDARD, BULK])
+WORKS = st.builds(
+    lambda lengths, lane, alone: work(*lengths, lane=lane, alone=alone),
+    st.lists(st.integers(1, 70), min_size=1, max_size=12),
+    LANES,
+    st.booleans(),
+)
+ARRIVALS = st.lists(st.lists(WORKS, max_size=3), min_size=1, max_size=8)
+BUDGETS = st.integers(8, 256)
+UNHURRIED = settings(deadline=None)
+
+
+class Step(NamedTuple):
+    """A batch, and the jobs that had texts left when it was made."""
+
+    batch: list[Piece]
+    waiting: list[Work]
+
+
+def run(arrivals: list[list[Work]], budget: int) -> list[Step]:
+    """Add some jobs before each batch, then go on to the end."""
+    batcher = Batcher()
+    held: list[Work] = []
+    steps: list[Step] = []
+    queue = list(arrivals)
+    while queue or held:
+        for each in queue.pop(0) if queue else []:
+            batcher.add(each)
+            held.append(each)
+        if not held:
+            continue
+        waiting = list(held)
+        batch = batcher.next(budget)
+        steps.append(Step(batch, waiting))
+        for piece in batch:
+            piece.work.missing -= 1
+            if not piece.work.missing:
+                batcher.remove(piece.work.job)
+                held.remove(piece.work)
+    assert len(batcher) == 0
+    return steps
+
+
+@UNHURRIED
+@given(ARRIVALS, BUDGETS)
+def test_every_text_is_computed_once(arrivals: list[list[Work]], budget: int) -> None:
+    steps = run(arrivals, budget)
+    computed = sorted((p.work.job.id, p.position, len(p.ids)) for step in steps for p in step.batch)
+    works = [each for group in arrivals for each in group]
+    assert computed == sorted((w.job.id, index, n) for w in works for index, n in enumerate(w.tokens))
+
+
+@UNHURRIED
+@given(ARRIVALS, BUDGETS)
+def test_no_batch_is_over_the_budget_unless_it_is_one_text(arrivals: list[list[Work]], budget: int) -> None:
+    for batch, _ in run(arrivals, budget):
+        tokens = len(batch) * padded(max(len(piece.ids) for piece in batch))
+        assert tokens <= budget or len(batch) == 1
+
+
+@UNHURRIED
+@given(ARRIVALS, BUDGETS)
+def test_a_batch_holds_nothing_of_a_lower_lane_than_its_first_text(arrivals: list[list[Work]], budget: int) -> None:
+    for batch, _ in run(arrivals, budget):
+        assert max(piece.work.job.lane for piece in batch) == batch[0].work.job.lane
+
+
+@UNHURRIED
+@given(ARRIVALS, BUDGETS)
+def test_a_job_that_must_be_alone_never_shares_a_batch(arrivals: list[list[Work]], budget: int) -> None:
+    for batch, _ in run(arrivals, budget):
+        assert len({piece.work for piece in batch}) == 1 or not any(piece.work.job.alone for piece in batch)
+
+
+@UNHURRIED
+@given(ARRIVALS, BUDGETS)
+def test_the_highest_lane_that_waits_is_served_but_for_every_fifth_batch(
+    arrivals: list[list[Work]], budget: int
+) -> None:
+    for turn, (batch, waiting) in enumerate(run(arrivals, budget), 1):
+        if turn % TURN_OF_THE_OLDEST:
+            assert batch[0].work.job.lane == min(each.job.lane for each in waiting)
+
+
+@UNHURRIED
+@given(ARRIVALS, st.lists(LANES, min_size=30, max_size=60))
+def test_nobody_waits_longer_than_five_batches_for_each_that_has_waited_as_long(
+    arrivals: list[list[Work]], others: list[int]
+) -> None:
+    """With the least budget, and a newcomer before every batch, each job has its turn all the same."""
+    since: dict[Work, int] = {}
+    due: dict[Work, int] = {}
+    stream = [*arrivals, *[[work(8, lane=lane)] for lane in others]]
+    for turn, (batch, waiting) in enumerate(run(stream, budget=8)):
+        for each in waiting:
+            since.setdefault(each, turn)
+        for each in waiting:
+            if each not in due:
+                ahead = sum(since[other] <= since[each] for other in waiting)
+                due[each] = turn + TURN_OF_THE_OLDEST * ahead
+            assert turn < due[each]
+        for each in {piece.work for piece in batch}:
+            since[each] = turn + 1
+            del due[each]
