@@ -28,24 +28,35 @@ BATCH = 256
 PORT_MAX = 65_535
 
 
+_process = object()
+"""This process, told from one forked off it: asking the kernel for the pid would cost each call a system call."""
+
+
+def _forked() -> None:
+    global _process  # noqa: PLW0603  it stands for the process as a whole
+    _process = object()
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
 class Link:
-    """One DEALER and the session that speaks on it. Not safe to share between threads by itself."""
+    """One DEALER and the session that speaks on it. Not safe to share between threads by itself.
+
+    Attributes:
+        fd: the socket's descriptor: readable when something may have happened; edge-triggered, so pump until quiet.
+    """
 
     def __init__(self, endpoint: str | None) -> None:
         self.endpoint = check_endpoint(endpoint or client_endpoint())
-        self._pid = os.getpid()
+        self._process = _process
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         # The name of a script may hold bytes that are not UTF-8.
         program = Path(sys.argv[0] or "python").name[:40].encode("utf-8", "replace").decode()
-        name = f"{program}:{self._pid}"
+        name = f"{program}:{os.getpid()}"
         self.session = Session(secrets.token_bytes(limits.SESSION_BYTES), name, self.endpoint, random.random)
         self.closed = False
         self._connect()
-
-    @property
-    def fd(self) -> int:
-        """The socket's descriptor: readable when something may have happened; edge-triggered, so pump until quiet."""
-        return self._socket.fileno()
 
     def check_usable(self) -> None:
         """Raise unless calls can be made.
@@ -56,7 +67,7 @@ class Link:
         """
         if self.closed:
             raise closed_error()
-        if os.getpid() != self._pid:
+        if self._process is not _process:
             raise InternalError("this client was made before a fork; make a new one in the child process")
 
     def pump(self) -> bool:
@@ -88,7 +99,7 @@ class Link:
         if self.closed:
             return
         self.closed = True
-        if os.getpid() != self._pid:
+        if self._process is not _process:
             return
         self.session.close(closed_error())
         self._flush()
@@ -97,7 +108,7 @@ class Link:
     def close(self) -> None:
         """Leave, and wait until the goodbye is taken, at most as long as the linger."""
         self.leave()
-        if os.getpid() == self._pid:
+        if self._process is _process:
             self._context.term()
 
     def _take(self, now: float, frames: list[bytes]) -> None:
@@ -130,6 +141,7 @@ class Link:
         socket.set(zmq.IPV6, "[" in self.endpoint)
         socket.connect(self.endpoint)
         self._socket = socket
+        self.fd = socket.fileno()
         self._receive = receiver(socket)
         self._send = sender(socket)
         self.session.connected(time.monotonic())
