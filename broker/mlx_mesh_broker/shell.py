@@ -19,7 +19,7 @@ from mlx_mesh_broker.core import actions, events
 from mlx_mesh_broker.outbox import RETRY_S, Outbox
 from mlx_mesh_broker.process_watch import ProcessWatch
 from mlx_mesh_broker.snapshot import Snapshot
-from mlx_mesh_wire import DecodeError, decode_header, encode_header, pack_body
+from mlx_mesh_wire import DecodeError, decode_header, encode_header, limits, pack_body
 from mlx_mesh_wire.bundle import Mail, bundles, opened
 from mlx_mesh_wire.header import salvage_request_id
 from mlx_mesh_wire.logs import log
@@ -162,7 +162,7 @@ class Shell:
     def _drain(
         self, receive: Callable[[], list[bytes] | None], event: Callable[..., events.Event], refuse: _Refuse
     ) -> int:
-        taken = 0
+        taken = posted = 0
         while taken < BATCH:
             try:
                 frames = receive()
@@ -173,6 +173,9 @@ class Shell:
             if frames is None:
                 break
             taken += self._take(frames[0], frames[1:], event, refuse)
+            if taken >= posted + limits.BUNDLE_MAX_MESSAGES:
+                posted = taken
+                self._post()
         return taken
 
     def _take(

@@ -24,7 +24,7 @@ from mlx_mesh._options import (
 )
 from mlx_mesh._results import Embeddings
 from mlx_mesh._session import STATUS_OP, Pending, result_of
-from mlx_mesh_wire import CancelledError, DeadlineExceededError, MeshError, messages, pack_body
+from mlx_mesh_wire import CancelledError, DeadlineExceededError, MeshError, limits, messages, pack_body
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -205,6 +205,9 @@ class AsyncMesh:
         link.session.start(now, pending)
         if len(link.session) == 1 and not self._flushing:
             self._pump()  # Nobody to share a bundle with: a turn of the loop would only be lost.
+        elif len(link.session.outbox) >= limits.BUNDLE_MAX_MESSAGES:
+            link.flush()  # A bundle is full: the broker can begin with it.
+            self._schedule()
         else:
             self._schedule()
         return pending

@@ -82,7 +82,7 @@ class Link:
             self._socket.close(0)
             self._connect()
         for _ in range(BATCH):
-            self._flush()
+            self.flush()
             try:
                 frames = self._receive()
                 if frames is None:
@@ -102,7 +102,7 @@ class Link:
         if self._process is not _process:
             return
         self.session.close(closed_error())
-        self._flush()
+        self.flush()
         self._socket.close(LINGER_MS)
 
     def close(self) -> None:
@@ -122,7 +122,8 @@ class Link:
         if message is not None:
             self.session.message(now, message, frames[1:])
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Send what is to be sent."""
         outbox = self.session.outbox
         if outbox:
             for _, frames in bundles(outbox):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
 from mlx_mesh_wire import Flag, InvalidRequestError, Lane, TooLargeError, limits, pack_body
@@ -71,7 +72,20 @@ class Options(NamedTuple):
         return Call(op, self.model, self.lane, self.flags, window, self.affinity, "", frames, self.timeout_s)
 
 
-def options(
+def options(**keywords: Any) -> Options:
+    """Return the checked keywords of a call; most calls give the same as the one before.
+
+    Raises:
+        InvalidRequestError: naming the keyword, what was given and what is allowed.
+    """
+    try:
+        return _checked(**keywords)
+    except TypeError:  # what cannot be hashed is not allowed either, and is named
+        return _checked.__wrapped__(**keywords)
+
+
+@lru_cache(maxsize=256, typed=True)
+def _checked(
     *,
     model: Any,
     timeout: Any,
@@ -81,11 +95,6 @@ def options(
     cache: bool = True,
     affinity: Any = None,
 ) -> Options:
-    """Return the checked keywords.
-
-    Raises:
-        InvalidRequestError: naming the keyword, what was given and what is allowed.
-    """
     if not isinstance(lane, str) or lane not in LANES:
         raise _bad("lane", lane, ", ".join(LANES))
     model = "" if model is None else model

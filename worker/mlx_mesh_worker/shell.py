@@ -160,6 +160,8 @@ class Shell:
         now = time.monotonic()
         while outcomes:
             self._session.outcome(now, outcomes.popleft())
+            if len(self._session.actions) >= limits.BUNDLE_MAX_MESSAGES:
+                self._flush()
         self._flush()
         return True
 
