@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from typing import TYPE_CHECKING, Any, overload
 
 if TYPE_CHECKING:
@@ -45,7 +46,10 @@ class Embeddings:
         return self._length
 
     def __iter__(self) -> Iterator[list[float]]:
-        return (self[index] for index in range(self._length))
+        width = self.dimension
+        for view in self._views:
+            for first in range(0, len(view), width):
+                yield view[first : first + width].tolist()  # type: ignore[misc]
 
     @overload
     def __getitem__(self, index: int) -> list[float]: ...
@@ -57,7 +61,7 @@ class Embeddings:
         if not -self._length <= index < self._length:
             raise IndexError(f"index {index} is out of range for {self._length} vectors")
         index %= self._length
-        part = max(i for i, start in enumerate(self._starts) if start <= index)
+        part = bisect_right(self._starts, index) - 1
         first = (index - self._starts[part]) * self.dimension
         vector: list[float] = self._views[part][first : first + self.dimension].tolist()  # type: ignore[assignment]
         return vector
