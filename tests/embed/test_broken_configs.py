@@ -130,12 +130,48 @@ def test_a_module_that_would_change_the_vectors_is_not_skipped(make: Make, kind:
     assert f"{folder.path}/modules.json: module {kind} is not supported; supported: Transformer" in told
 
 
-@pytest.mark.parametrize("value", ["{", "[" * 10_000, {"0": "Transformer"}, [{"type": "x.Pooling"}], [1], 3, None])
+NO_MODULES: list[Any] = [
+    "{",
+    "[" * 10_000,
+    {},
+    {"0": "Transformer"},
+    [],
+    '""',
+    '"Transformer"',
+    [1],
+    [[]],
+    [{}],
+    [{"type": "x.Pooling"}],
+    [{"type": "x.Pooling", "path": None}],
+    [{"type": ["x.Pooling"], "path": "1_Pooling"}],
+    3,
+    None,
+    False,
+]
+
+
+@pytest.mark.parametrize("value", NO_MODULES, ids=repr)
 def test_modules_that_are_no_list_of_modules_are_refused(make: Make, value: Any) -> None:
     folder = make()
     folder.write("modules.json", value)
     told = refusal(folder.path)
     assert told.startswith(f"{folder.path}/modules.json is not a list of modules with type and path")
+
+
+def test_a_transformer_in_another_folder_is_not_taken_from_this_one(make: Make) -> None:
+    folder = make(pooling={})
+    folder.write(
+        "modules.json", [{"type": "x.Transformer", "path": "0_BERT"}, {"type": "x.Pooling", "path": "1_Pooling"}]
+    )
+    assert f"{folder.path}/modules.json: path of Transformer is '0_BERT'" in refusal(folder.path)
+
+
+@pytest.mark.parametrize("name", ["modules.json", "sentence_bert_config.json", "1_Pooling"])
+def test_a_link_to_a_file_that_is_gone_does_not_count_as_no_file(make: Make, name: str) -> None:
+    """Caches of downloads are made of links; without the file the vectors would be others."""
+    folder = make()
+    (folder.path / name).symlink_to(folder.path / "gone")
+    assert f"{folder.path}/{name}" in refusal(folder.path)
 
 
 def test_a_tokenizer_with_more_tokens_than_the_weights_have_is_refused(make: Make) -> None:

@@ -135,6 +135,33 @@ def test_fewer_layers_than_config_json_says_are_refused(make: Make) -> None:
     assert "tensor encoder.layer.2." in refusal(folder.path)
 
 
+@pytest.mark.parametrize("prefix", ["", "bert."])
+@pytest.mark.parametrize("shards", [1, 3])
+def test_more_layers_than_config_json_says_are_refused(make: Make, prefix: str, shards: int) -> None:
+    """They would be left out, and the vectors would be others."""
+    folder = make(config={"num_hidden_layers": 1}, prefix=prefix, shards=shards)
+    told = refusal(folder.path)
+    assert told.startswith(f"{folder.path}/config.json: num_hidden_layers is 1, but model")
+    assert f".safetensors has tensor {prefix}encoder.layer.1." in told
+
+
+def test_a_layer_with_more_than_its_tensors_is_refused(make: Make) -> None:
+    folder = make()
+    folder.tensors["encoder.layer.0.attention.self.query.lora_A"] = np.zeros((4, 16), np.float32)
+    folder.save_tensors()
+    told = refusal(folder.path)
+    assert told.startswith(f"{folder.path}/model.safetensors has tensor encoder.layer.0.attention.self.query.lora_A, ")
+
+
+def test_tensors_beside_the_encoder_are_not_minded(make: Make) -> None:
+    """The pooler and the heads of pre-training take no part in embeddings."""
+    folder = make(prefix="bert.")
+    for name in ("pooler.dense.weight", "embeddings.position_ids"):
+        folder.tensors[name] = np.zeros((16, 16), np.float32)
+    folder.save_tensors()
+    assert 16 == folder.engine()._encoder.dimension
+
+
 def test_quantised_weights_are_refused_and_not_read_as_numbers(make: Make) -> None:
     folder = make(kind="I8")
     assert f"tensor {WORDS} is mlx.core.int8, must be of a floating type" in refusal(folder.path)

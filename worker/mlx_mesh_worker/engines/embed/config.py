@@ -140,7 +140,7 @@ def _norm_eps(path: Path, raw: dict[str, Any]) -> float:
 def _input(folder: Path, positions: int) -> tuple[int, bool]:
     """Return the longest input in tokens, and whether texts are put in lower case first."""
     path = folder / "sentence_bert_config.json"
-    if not path.is_file():
+    if not _present(path):
         return positions, False
     raw = _json(path)
     longest = positions if raw.get("max_seq_length") is None else _size(path, raw, "max_seq_length")
@@ -150,24 +150,44 @@ def _input(folder: Path, positions: int) -> tuple[int, bool]:
 def _modules(folder: Path) -> tuple[str, bool]:
     """Return pooling and normalisation as ``modules.json`` has them; mean without, as sentence-transformers does."""
     path = folder / "modules.json"
-    if not path.is_file():
+    if not _present(path):
         pooling_only = folder / "1_Pooling"
-        return (_pooling(pooling_only) if pooling_only.is_dir() else "mean"), False
-    try:
-        modules = [
-            (str(module["type"]).rpartition(".")[2], folder / module["path"])
-            for module in json.loads(path.read_text("utf-8"))
-        ]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise EngineLoadError(f"{path} is not a list of modules with type and path: {error}") from error
+        return (_pooling(pooling_only) if _present(pooling_only) else "mean"), False
     pooling, normalize = "mean", False
-    for kind, where in modules:
+    for kind, where in _module_list(path):
         if kind not in MODULES:
             raise EngineLoadError(f"{path}: module {kind} is not supported; supported: {', '.join(MODULES)}")
+        if kind == "Transformer" and where != folder:
+            raise EngineLoadError(f"{path}: path of Transformer is {where.name!r}; supported: only '', this folder")
         if kind == "Pooling":
             pooling = _pooling(where)
         normalize = normalize or kind == "Normalize"
     return pooling, normalize
+
+
+def _present(path: Path) -> bool:
+    """Whether it is there, be it as a link to nothing, as in a cache that lost files: that must not count as none."""
+    return path.exists() or path.is_symlink()
+
+
+def _module_list(path: Path) -> list[tuple[str, Path]]:
+    """Return the kind and the folder of each module in ``modules.json``."""
+    what = f"{path} is not a list of modules with type and path"
+    try:
+        modules = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise EngineLoadError(f"{what}: {error}") from error
+    if not isinstance(modules, list) or not modules:
+        raise EngineLoadError(f"{what}: it holds {_shown(modules)}")
+    for module in modules:
+        fields = (module.get("type"), module.get("path")) if isinstance(module, dict) else ()
+        if not fields or not all(isinstance(value, str) for value in fields):
+            raise EngineLoadError(f"{what}: it has an entry {_shown(module)}")
+    return [(module["type"].rpartition(".")[2], path.parent / module["path"]) for module in modules]
+
+
+def _shown(value: Any) -> str:
+    return json.dumps(value)[:80]
 
 
 def _pooling(folder: Path) -> str:

@@ -30,6 +30,7 @@ def load_weights(folder: Path, config: EncoderConfig) -> dict[str, mx.array]:
     if not files:
         raise EngineLoadError(f"{folder} holds no *.safetensors")
     raw: dict[str, mx.array] = {}
+    origin: dict[str, Path] = {}
     for path in files:
         _check_file(path)
         try:
@@ -37,11 +38,13 @@ def load_weights(folder: Path, config: EncoderConfig) -> dict[str, mx.array]:
         except RuntimeError as error:
             raise EngineLoadError(f"{path} cannot be loaded: {error}") from error
         raw.update(loaded)  # type: ignore[arg-type]
+        origin.update(dict.fromkeys(loaded, path))  # type: ignore[arg-type]
     word = "embeddings.word_embeddings.weight"
     prefix = next((prefix for prefix in PREFIXES if prefix + word in raw), None)
     if prefix is None:
         raise EngineLoadError(f"{folder}: tensor {word} is missing; this is not a checkpoint of the BERT family")
     found = {name: _take(folder, raw, prefix + name, shape) for name, shape in _shapes(config).items()}
+    _refuse_left_over(folder, origin, prefix, config)
     rows = found[word].shape[0]
     if config.pad_id >= rows:
         raise EngineLoadError(f"{folder / 'config.json'}: pad_token_id is {config.pad_id}, there are {rows} embeddings")
@@ -59,6 +62,18 @@ def _take(folder: Path, raw: dict[str, mx.array], name: str, shape: tuple[int, .
     if not mx.issubdtype(tensor.dtype, mx.floating):
         raise EngineLoadError(f"{folder}: tensor {name} is {tensor.dtype}, must be of a floating type")
     return tensor.astype(mx.float32)
+
+
+def _refuse_left_over(folder: Path, origin: dict[str, Path], prefix: str, config: EncoderConfig) -> None:
+    """Raise if a layer has tensors that would not be used: the vectors would not be those of the checkpoint."""
+    layers = prefix + "encoder.layer."
+    known = {prefix + name for name in _shapes(config)}
+    for name in sorted(name for name in origin if name.startswith(layers) and name not in known):
+        number = name.removeprefix(layers).partition(".")[0]
+        if number.isdecimal() and int(number) >= config.layers:
+            where = f"{folder / 'config.json'}: num_hidden_layers is {config.layers}"
+            raise EngineLoadError(f"{where}, but {origin[name].name} has tensor {name}")
+        raise EngineLoadError(f"{origin[name]} has tensor {name}, which no layer of this family has")
 
 
 def _shapes(config: EncoderConfig) -> dict[str, tuple[int, ...]]:
