@@ -80,7 +80,7 @@ class Group:
 
     def broker(self) -> Process:
         """Start a broker without a metrics port."""
-        return self.start(BIN / "mlx-mesh-broker", "--metrics-port", "-1", log="broker")
+        return self.start(BIN / "mlx-mesh-broker", "--metrics-port", "off", log="broker")
 
     def mesh(self, engine: str, workers: int) -> Process:
         """Start a broker and workers, wait until all of them are ready, and return the broker."""

@@ -14,10 +14,11 @@ import dataclasses
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Any
 
 from mlx_mesh_broker.core.lifecycle import TRANSITIONS, Turn, WorkerState
 from mlx_mesh_broker.settings import BrokerSettings
+from mlx_mesh_wire.settings import kinds
 from mlx_mesh_worker.settings import WorkerSettings
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def _edges(source: str, turns: dict[Turn, WorkerState]) -> list[str]:
 
 def table_of_settings(cls: type[Any]) -> str:
     """Return the settings of a section with their kind, bounds, default and meaning."""
-    hints = get_type_hints(cls)
+    hints = kinds(cls)
     rows = ["| setting | allowed | default | meaning |", "|---|---|---|---|"]
     for field in dataclasses.fields(cls):
         allowed = _allowed(hints[field.name], **field.metadata)
@@ -64,9 +65,13 @@ def table_of_settings(cls: type[Any]) -> str:
     return "\n".join(rows) + "\n"
 
 
-def _allowed(kind: Any, *, low: float | None, high: float | None, choices: tuple[str, ...], **_: Any) -> str:
+def _allowed(
+    kind: Any, *, low: float | None, high: float | None, choices: tuple[str, ...], words: tuple[str, ...], **_: Any
+) -> str:
     if choices:
         return ", ".join(f"`{choice}`" for choice in choices)
+    if words:
+        return ", ".join([*(f"`{word}`" for word in words), _allowed(kind, low=low, high=high, choices=(), words=())])
     name = KINDS.get(kind, "list of strings")
     if low is None:
         return name

@@ -6,7 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from mlx_mesh_broker.core.events import Drain, PidExited
-from mlx_mesh_wire import InvalidRequestError, MeshError, pack_body, unpack_body
+from mlx_mesh_wire import InvalidRequestError, MeshError, limits, pack_body, unpack_body
 from mlx_mesh_wire.messages import Command, Error, Final
 
 if TYPE_CHECKING:
@@ -62,7 +62,8 @@ class Control:
             return Final(command.id, 1, 0, 0, 0), pack_body(run(now, args))
         except MeshError as error:
             details = pack_body(error.details)
-            return Error(command.id, error.code, error.message[:900], error.retryable, error.retry_after_ms), details
+            text = error.message[: limits.ERROR_MESSAGE_MAX_CHARS]
+            return Error(command.id, error.code, text, error.retryable, error.retry_after_ms), details
 
     def _status(self, now: float, args: dict[str, Any]) -> Any:
         return self._core.status(now)

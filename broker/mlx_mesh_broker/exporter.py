@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
+from mlx_mesh_broker.core.lifecycle import TRANSITIONS, WorkerState
 from mlx_mesh_broker.core.metrics import BUCKETS_S
 from mlx_mesh_broker.snapshot import HISTOGRAMS
+from mlx_mesh_wire.messages import LANE_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,8 +18,8 @@ if TYPE_CHECKING:
 
     from mlx_mesh_broker.snapshot import Snapshot
 
-LANES = ("interactive", "standard", "bulk")
-STATES = ("loading", "ready", "suspect", "stalled", "draining")
+STATES = [state.value for state in WorkerState if TRANSITIONS[state]]
+"""States of a worker that is still there."""
 
 
 def collect(snapshot: Snapshot) -> Iterator[Metric]:
@@ -45,7 +47,7 @@ def _requests(snapshot: Snapshot) -> Iterator[Metric]:
     for key, (outcomes, count, _) in snapshot.ops.items():
         chunks.add_metric(key, count)
         for (lane, outcome), value in sorted(outcomes.items()):
-            done.add_metric([*key, LANES[lane], outcome], value)
+            done.add_metric([*key, LANE_NAMES[lane], outcome], value)
     yield done
     yield chunks
     for name, (attribute, text) in HISTOGRAMS.items():

@@ -16,7 +16,7 @@ import zmq
 
 from mlx_mesh_broker.core.broker import Broker
 from mlx_mesh_broker.lockfile import AlreadyRunningError, RunDirLock
-from mlx_mesh_broker.settings import METRICS_PORT, BrokerSettings, check_endpoints
+from mlx_mesh_broker.settings import METRICS_DEFAULT, METRICS_OFF, METRICS_PORT, BrokerSettings, check_endpoints
 from mlx_mesh_broker.shell import Shell
 from mlx_mesh_broker.sockets import bind, remove_files
 from mlx_mesh_wire.host import machine_id
@@ -109,15 +109,15 @@ def _can_export() -> bool:
 
 def _check_metrics(settings: BrokerSettings) -> None:
     """Refuse a port that was asked for and cannot be served; without one, the broker goes on without metrics."""
-    if settings.metrics_port >= 0 and not _can_export():
+    if isinstance(settings.metrics_port, int) and not _can_export():
         raise SettingsError("metrics_port: metrics need prometheus-client; run: pip install 'mlx-mesh[broker]'")
 
 
 def _monitor(settings: BrokerSettings, shell: Shell) -> Monitor | None:
     port = settings.metrics_port
-    if port == -2:  # noqa: PLR2004  the setting's own name for "by default"
-        port = -1 if os.environ.get(RUN_DIR_VARIABLE) else METRICS_PORT
-    if port < 0:
+    if port == METRICS_DEFAULT:
+        port = METRICS_OFF if os.environ.get(RUN_DIR_VARIABLE) else METRICS_PORT
+    if not isinstance(port, int):
         return None
     if not _can_export():
         log("warning", "metrics_off", port=port, hint="pip install 'mlx-mesh[broker]'")

@@ -12,6 +12,10 @@ from mlx_mesh_wire.settings import SettingsError, setting
 METRICS_PORT = 9477
 """Unassigned by IANA and not taken in Prometheus' list of default ports."""
 
+METRICS_DEFAULT = "default"
+METRICS_OFF = "off"
+"""What ``metrics_port`` may say instead of a port."""
+
 
 @dataclass(frozen=True)
 class BrokerSettings(Config):
@@ -19,12 +23,13 @@ class BrokerSettings(Config):
 
     listen: tuple[str, ...] = setting((), help="further frontend endpoints, such as tcp://127.0.0.1:5570")
     listen_workers: tuple[str, ...] = setting((), help="further backend endpoints, such as tcp://127.0.0.1:5571")
-    metrics_port: int = setting(
-        -2,
-        low=-2,
+    metrics_port: int | str = setting(
+        METRICS_DEFAULT,
+        words=(METRICS_DEFAULT, METRICS_OFF),
+        low=0,
         high=65535,
-        help=f"loopback port of /metrics, /healthz and /readyz; 0 for a free one, -1 for none, -2 for {METRICS_PORT} "
-        "in the default run directory and none elsewhere",
+        help=f"loopback port of /metrics, /healthz and /readyz; 0 for a free one; default is {METRICS_PORT} in the "
+        "default run directory and off elsewhere",
     )
     log_level: str = setting("info", choices=("debug", "info", "warning", "error"), help="least level that is logged")
     log_format: str = setting("console", choices=("console", "json"), help="lines for people or for machines")

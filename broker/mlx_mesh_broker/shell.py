@@ -293,7 +293,8 @@ class Shell:
                 self._reply(oversized.first, Error(0, "TOO_LARGE", oversized.reason, False, 0))
                 continue
             except DecodeError as error:
-                self._reply(frames[0], Error(0, "PROTOCOL_ERROR", error.message[:900], False, 0))  # type: ignore[index]
+                text = error.message[: limits.ERROR_MESSAGE_MAX_CHARS]
+                self._reply(frames[0], Error(0, "PROTOCOL_ERROR", text, False, 0))  # type: ignore[index]
                 continue
             if isinstance(message, Command):
                 self._reply(frames[0], *self._control.answer(self._now, message, frames[2:]))

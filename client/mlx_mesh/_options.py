@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
 from mlx_mesh_wire import Flag, InvalidRequestError, Lane, TooLargeError, limits, pack_body
+from mlx_mesh_wire.messages import LANE_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +32,7 @@ that little is computed again when a worker dies, and that briefly is a request 
 
 BODY_MAX_BYTES = limits.MESSAGE_MAX_BYTES - limits.HEADER_MAX_BYTES
 
-LANES = {"interactive": Lane.INTERACTIVE, "standard": Lane.STANDARD, "bulk": Lane.BULK}
+LANES = dict(zip(LANE_NAMES, Lane, strict=True))
 
 
 class Call(NamedTuple):

@@ -20,6 +20,10 @@ class Lane(IntEnum):
     BULK = 2
 
 
+LANE_NAMES = tuple(lane.name.lower() for lane in Lane)
+"""What people call the lanes, by number: in calls, in status and in metrics."""
+
+
 class Flag:
     """Bits of ``Request.flags`` and ``Job.flags``; plain integers, since IntFlag costs 2 us for every ``&``."""
 

@@ -41,9 +41,13 @@ def setting(
     low: float | None = None,
     high: float | None = None,
     choices: Sequence[str] | None = None,
+    words: Sequence[str] | None = None,
 ) -> Any:
-    """Return a dataclass field with a default, its bounds (both ends allowed) or choices, and one line of help."""
-    metadata = {"help": help, "low": low, "high": high, "choices": tuple(choices or ())}
+    """Return a dataclass field with a default, its bounds (both ends allowed) or choices, and one line of help.
+
+    An integer may have ``words`` that stand beside the numbers; annotate it as ``int | str``.
+    """
+    metadata = {"help": help, "low": low, "high": high, "choices": tuple(choices or ()), "words": tuple(words or ())}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -54,7 +58,7 @@ def add_flags(parser: argparse.ArgumentParser, cls: type[Any]) -> None:
             "--" + field.name.replace("_", "-"),
             dest=field.name,
             default=None,
-            metavar=_allowed(field, get_type_hints(cls)[field.name]).upper().replace(" ", "_")[:24],
+            metavar=_allowed(field, kinds(cls)[field.name]).upper().replace(" ", "_")[:24],
             help=f"{field.metadata['help']} (default: {field.default!r})".replace("%", "%%"),
         )
 
@@ -96,7 +100,7 @@ def load_settings(
     """Return the filled settings of a section.
 
     Args:
-        cls: frozen dataclass made with :func:`setting`; field types are int, float, bool, str or ``tuple[str, ...]``.
+        cls: frozen dataclass made with :func:`setting`; field types are those that :func:`kinds` returns.
         section: table of the file and infix of the environment variables.
         file: a ``mesh.toml``; None reads none.
         env: the environment.
@@ -106,7 +110,7 @@ def load_settings(
         SettingsError: naming the first field that is unknown, of the wrong type or out of bounds.
     """
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    hints = get_type_hints(cls)
+    hints = kinds(cls)
     values: dict[str, Any] = {}
     for name, given in read_config(file).get(section, {}).items():
         if name not in fields:
@@ -124,11 +128,17 @@ def load_settings(
     return cls(**values)
 
 
+def kinds(cls: type[Any]) -> dict[str, Any]:
+    """Return the type of each field: int, float, bool, str or ``tuple[str, ...]``; int where words are allowed too."""
+    hints = get_type_hints(cls)
+    return {field.name: int if field.metadata["words"] else hints[field.name] for field in dataclasses.fields(cls)}
+
+
 _WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
 def _parsed(source: str, field: dataclasses.Field[Any], kind: Any, text: Any) -> Any:
-    if not isinstance(text, str):
+    if not isinstance(text, str) or text in field.metadata["words"]:
         return text
     try:
         if kind is bool:
@@ -146,6 +156,8 @@ def _checked(source: str, field: dataclasses.Field[Any], kind: Any, given: Any) 
         if not isinstance(given, list | tuple) or not all(isinstance(item, str) for item in given):
             raise _refusal(source, field, kind, given)
         return tuple(given)
+    if isinstance(given, str) and given in field.metadata["words"]:
+        return given
     if kind is float and type(given) is int:
         given = float(given)
     if type(given) is not kind or (choices and given not in choices):
@@ -166,7 +178,7 @@ def _allowed(field: dataclasses.Field[Any], kind: Any) -> str:
         return "one of " + ", ".join(choices)
     name = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}.get(kind, "a list of strings")
     if low is not None and high is not None:
-        return f"{name} from {low} to {high}"
+        return ", ".join([*field.metadata["words"], f"{name} from {low} to {high}"])
     if low is not None:
         return f"{name} of at least {low}"
     return f"{name} of at most {high}" if high is not None else name

@@ -73,7 +73,8 @@ TOML = {
     "log_format = 'xml'": ["broker.log_format", "'xml' is not", "one of console, json"],
     "listen = 'tcp://127.0.0.1:5570'": ["broker.listen", "is not", "a list of strings"],
     "lost = 5": ["'lost'", "did you mean lost_s?"],
-    "metrics_port = 70000": ["broker.metrics_port", "70000 is not", "from -2 to 65535"],
+    "metrics_port = 70000": ["broker.metrics_port", "70000 is not", "default, off, an integer from 0 to 65535"],
+    "metrics_port = 'on'": ["broker.metrics_port", "'on' is not", "default, off, an integer from 0 to 65535"],
     "= broken": ["mesh.toml", "cannot be read"],
 }
 

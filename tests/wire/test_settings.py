@@ -133,3 +133,26 @@ def test_the_run_directory_is_made_for_its_owner_alone(tmp_path: Path) -> None:
         paths.ensure_run_dir(directory)
     with pytest.raises(ValueError, match="too long"):
         paths.ensure_run_dir(tmp_path / ("x" * 100))
+
+
+@dataclass(frozen=True)
+class Ported:
+    port: int | str = setting("off", words=("off",), low=0, high=9, help="which")
+
+
+def test_an_integer_may_have_words_beside_it(tmp_path: Path) -> None:
+    file = tmp_path / "mesh.toml"
+    for text, env, flags, found in (
+        ("", {}, {}, "off"),
+        ("[broker]\nport = 0", {}, {}, 0),
+        ("[broker]\nport = 'off'", {"MLX_MESH_BROKER_PORT": "7"}, {}, 7),
+        ("", {"MLX_MESH_BROKER_PORT": "7"}, {"port": "off"}, "off"),
+    ):
+        file.write_text(text, encoding="utf-8")
+        assert Ported(found) == load_settings(Ported, "broker", file=file, env=env, flags=flags)
+    for given in ("on", "10", "-1", "True"):
+        with pytest.raises(SettingsError, match="allowed: off, an integer from 0 to 9"):
+            load_settings(Ported, "broker", env={}, flags={"port": given})
+    file.write_text("[broker]\nport = '7'", encoding="utf-8")
+    with pytest.raises(SettingsError, match="'7' is not allowed"):
+        load_settings(Ported, "broker", file=file, env={})

@@ -9,7 +9,7 @@ from mlx_mesh_broker.core.answers import failure
 from mlx_mesh_broker.core.dispatch import no_worker
 from mlx_mesh_broker.core.entities import Request
 from mlx_mesh_broker.core.sharing import HASHED_MAX_BYTES, content_key
-from mlx_mesh_wire.messages import Flag, Lane
+from mlx_mesh_wire.messages import LANE_NAMES, Flag
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -115,8 +115,8 @@ class Admission:
             if victim is None:
                 return why
             self._state.metrics.counts["evicted"] += 1
-            lane = Lane(request.lane).name.lower()
-            self._dispatcher.drop(victim, why._replace(message=f"made room for a request in the {lane} lane"))
+            text = f"made room for a request in the {LANE_NAMES[request.lane]} lane"
+            self._dispatcher.drop(victim, why._replace(message=text))
         return None
 
     def _retry_after_ms(self, queue: Queue) -> int:

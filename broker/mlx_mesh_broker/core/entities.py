@@ -108,7 +108,6 @@ class Worker:
         used: number of the last dispatch to it, for "least recently used".
         version: changes with every change of its load, so that old entries of the pools can be told.
         progressed: when its compute last advanced, or when it last went from idle to busy.
-        running: job ids of the step under way, as of its last beat.
     """
 
     __slots__ = (

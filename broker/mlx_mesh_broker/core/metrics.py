@@ -58,8 +58,9 @@ class Metrics:
         ops: by ``(op, model)``; ``("", "")`` gathers ops that no worker serves, so that clients cannot add series.
         accepted: requests taken in, which is those answered plus those outstanding.
         counts: everything else, by name: ``dispatched``, ``requeued``, ``returned``, ``late_answers``, ``evicted``,
-            ``shared``, ``cache_hits``, ``cache_misses``, ``duplicates``, ``poisoned``, ``malformed_client``,
-            ``malformed_worker``, ``workers_lost``, ``workers_stalled``, ``resets``, ``held_up``, ``credit_overruns``.
+            ``shared``, ``cache_hits``, ``cache_misses``, ``duplicates``, ``poisoned``, ``quarantined``,
+            ``malformed_client``, ``malformed_worker``, ``worker_complaints``, ``workers_lost``, ``workers_stalled``,
+            ``resets``, ``held_up``, ``credit_overruns``.
     """
 
     def __init__(self) -> None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mlx_mesh_broker.core.clients import welcome
+from mlx_mesh_wire.messages import LANE_NAMES
 
 if TYPE_CHECKING:
     from mlx_mesh_broker.core.entities import Worker
     from mlx_mesh_broker.core.queues import Queue
     from mlx_mesh_broker.core.state import State
-
-LANES = ("interactive", "standard", "bulk")
 
 
 def status(state: State) -> dict[str, Any]:
@@ -67,7 +66,7 @@ def _queue(state: State, queue: Queue) -> dict[str, Any]:
         "op": op,
         "model": model,
         "waiting": {
-            **{name: lane.count for name, lane in zip(LANES, queue.lanes, strict=True)},
+            **{name: lane.count for name, lane in zip(LANE_NAMES, queue.lanes, strict=True)},
             "again": len(queue.again),
         },
         "bytes": queue.bytes,

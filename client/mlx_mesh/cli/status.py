@@ -11,12 +11,12 @@ from mlx_mesh.cli.connect import require_broker
 from mlx_mesh.cli.output import EXIT_OK, count, say
 from mlx_mesh.cli.supervisor import Supervisor
 from mlx_mesh.cli.table import duration, size, table
+from mlx_mesh_wire.messages import LANE_NAMES
 from mlx_mesh_wire.paths import run_dir
 
 if TYPE_CHECKING:
     import argparse
 
-LANES = ("interactive", "standard", "bulk")
 CLEAR_SCREEN = "\x1b[H\x1b[2J"
 
 
@@ -114,7 +114,7 @@ def _queues(queues: list[dict[str, Any]]) -> str:
             queue["op"],
             queue["model"] or "default",
             queue["workers"],
-            *(f"{queue['waiting'][lane]:,}" for lane in LANES),
+            *(f"{queue['waiting'][lane]:,}" for lane in LANE_NAMES),
             f"{queue['waiting']['again']:,}",
             size(queue["bytes"]),
         )
