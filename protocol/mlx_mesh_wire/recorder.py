@@ -20,8 +20,8 @@ JOBS_MAX: Final = 511
 """What fits behind the count into one page; a step of more jobs records the first ones."""
 
 _SIZE = 8 * (JOBS_MAX + 1)
-_COUNT = struct.Struct("<Q")
-_LAYOUTS = [struct.Struct(f"<{n}Q") for n in range(JOBS_MAX + 1)]
+_COUNT = struct.Struct("=Q")
+_LAYOUTS = [struct.Struct(f"={n}Q") for n in range(JOBS_MAX + 1)]
 
 
 def _path(run_dir: Path, instance: bytes) -> Path:
@@ -38,22 +38,29 @@ class FlightRecorder:
         try:
             os.ftruncate(descriptor, _SIZE)
             self._map = mmap.mmap(descriptor, _SIZE)
+            self._cells = memoryview(self._map).cast("Q")
         finally:
             os.close(descriptor)
 
     def begin(self, job_ids: Sequence[int]) -> None:
         """Record the jobs of the step that starts now. The count goes last, so a torn write shows fewer jobs."""
-        count = min(len(job_ids), JOBS_MAX)
-        _COUNT.pack_into(self._map, 0, 0)
-        _LAYOUTS[count].pack_into(self._map, 8, *job_ids[:count])
-        _COUNT.pack_into(self._map, 0, count)
+        cells = self._cells
+        count = len(job_ids)
+        cells[0] = 0
+        if count == 1:  # Every admission comes here; the general way takes three times as long.
+            cells[1] = job_ids[0]
+        else:
+            count = min(count, JOBS_MAX)
+            _LAYOUTS[count].pack_into(self._map, 8, *job_ids[:count])
+        cells[0] = count
 
     def end(self) -> None:
         """Record that nothing is being computed."""
-        _COUNT.pack_into(self._map, 0, 0)
+        self._cells[0] = 0
 
     def close(self) -> None:
         """Remove the record: this process leaves in good order."""
+        self._cells.release()
         self._map.close()
         self._path.unlink(missing_ok=True)
 

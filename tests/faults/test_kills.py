@@ -30,6 +30,25 @@ class Deadly(BatchEngine):
 """
 
 
+DEADLY_TO_ADMIT = """
+import os, signal, time
+from mlx_mesh_worker.engine import BatchEngine
+
+class Deadly(BatchEngine):
+    ops = ("deadly",)
+    slots = 4
+
+    def admit(self, job):
+        if job.value() == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        super().admit(job)
+
+    def run(self, batch):
+        time.sleep(0.05)
+        return [value.upper() for value in batch]
+"""
+
+
 @pytest.fixture
 def mesh() -> Iterator[LiveMesh]:
     with live_mesh() as mesh:
@@ -49,8 +68,11 @@ def test_a_corpus_survives_kills_with_the_vectors_of_an_undisturbed_run(mesh: Li
 
 
 @pytest.mark.slow
-def test_a_request_that_kills_two_workers_does_not_get_a_third_and_its_neighbours_are_answered(mesh: LiveMesh) -> None:
-    mesh.engine(DEADLY)
+@pytest.mark.parametrize("engine", [DEADLY, DEADLY_TO_ADMIT], ids=["computed", "admitted"])
+def test_a_request_that_kills_two_workers_does_not_get_a_third_and_its_neighbours_are_answered(
+    mesh: LiveMesh, engine: str
+) -> None:
+    mesh.engine(engine)
     mesh.broker()
     workers = [mesh.worker("mine:Deadly", f"w{index}") for index in range(3)]
     asyncio.run(_poison(mesh, workers))

@@ -11,6 +11,7 @@ import pytest
 import zmq
 
 from mlx_mesh_wire import decode_header, encode_header, messages, pack_body, unpack_body
+from mlx_mesh_wire.bundle import opened
 from mlx_mesh_wire.recorder import read_running
 from tests.live import PATIENCE_S, LiveMesh, Process, live_mesh, until
 
@@ -34,6 +35,12 @@ class Moody(BatchEngine):
         if value == "nap": time.sleep(0.3)
         open("runs", "a").write(f"{value}\\n")
         return [value]
+
+class Picky(Moody):
+    def admit(self, job):
+        if job.value() == "killed": os.kill(os.getpid(), 9)
+        if job.value() == "stuck": time.sleep(60)
+        super().admit(job)
 
 class NoLoad(BatchEngine):
     ops = ("x",)
@@ -61,7 +68,9 @@ class Peer:
             while self.socket.poll(10):
                 route, header, *frames = self.socket.recv_multipart()
                 self.route = route
-                self.seen.append((decode_header(header), frames))
+                message = decode_header(header)
+                parts = opened(message, frames) if isinstance(message, messages.Bundle) else [[header, *frames]]
+                self.seen += [(decode_header(each[0]), each[1:]) for each in parts]
             found = next((entry for entry in self.seen if type(entry[0]) is kind), None)
             if found:
                 self.seen.remove(found)
@@ -73,8 +82,9 @@ class Peer:
         frames = pack_body(value) if type(message) is messages.Job else []
         self.socket.send_multipart([self.route, encode_header(message), *frames])
 
-    def job(self, job_id: int, value: Any, *, ms: int = 30_000, flags: int = 0, window: int = 0) -> None:
-        self.send(messages.Job(job_id, 1, b"s" * 16, job_id, "op", "", 1, ms, flags, window, b"", ""), value)
+    def job(self, job_id: int, value: Any, *, request: int = 0, ms: int = 30_000, window: int = 0) -> None:
+        request = request or job_id
+        self.send(messages.Job(job_id, 1, b"s" * 16, request, "op", "", 1, ms, 0, window, b"", ""), value)
 
     def answer(self) -> Any:
         message, frames = self.take(messages.Final)
@@ -261,6 +271,45 @@ def test_a_reset_is_answered_with_what_is_held_and_nothing_runs_twice(mesh: Live
     peer.send(messages.Job(9, 2, b"s" * 16, 1, "op", "", 1, 30_000, messages.Flag.RESEND, 0, b"", ""), "nap")
     assert peer.answer() == (9, "nap")
     assert (mesh.dir / "runs").read_text() == "nap\n"
+
+
+def test_a_step_that_outlasts_the_broker_is_recorded_under_the_ids_of_the_next_one(mesh: LiveMesh, peer: Peer) -> None:
+    process = mesh.worker("mine:Moody")
+    peer.take(messages.Ready)
+    instance = ready_instance(mesh)
+    peer.job(1, "sleep")
+    until(lambda: read_running(mesh.dir, instance), "the job to begin")
+    peer.send(messages.Reset("e2"))
+    peer.take(messages.Held)
+    until(lambda: frozenset() == read_running(mesh.dir, instance), "the old id to go")
+    peer.job(1, "waits", request=2)
+    peer.job(2, "sleep", request=1)
+    until(lambda: frozenset({2}) == read_running(mesh.dir, instance), "the new id")
+    process.kill()
+    process.wait()
+    assert frozenset({2}) == read_running(mesh.dir, instance)
+
+
+@pytest.mark.parametrize("end", ["killed", "stuck"])
+def test_what_ends_the_process_while_it_is_admitted_is_recorded(mesh: LiveMesh, peer: Peer, end: str) -> None:
+    process = mesh.worker("mine:Picky", "w", "--stuck-s", "1")
+    peer.take(messages.Ready)
+    peer.job(1, "nap")
+    peer.job(2, end)
+    assert exit_code(process) == (-signal.SIGKILL if end == "killed" else 70)
+    assert frozenset({2}) == read_running(mesh.dir, ready_instance(mesh))
+
+
+def test_a_complaint_of_the_broker_and_its_goodbye_are_logged(mesh: LiveMesh, peer: Peer) -> None:
+    mesh.worker("mine:Upper")
+    peer.take(messages.Ready)
+    peer.send(messages.Error(0, "PROTOCOL_ERROR", "Ready.name has length 100", False, 0))
+    peer.send(messages.Bye("this broker speaks protocol 2"))
+    peer.job(1, "still here")
+    assert peer.answer() == (1, "STILL HERE")
+    log = mesh.log("w")
+    assert "broker_complaint code=PROTOCOL_ERROR reason=Ready.name has length 100" in log
+    assert "broker_goodbye reason=this broker speaks protocol 2" in log
 
 
 def test_cancelled_and_expired_jobs_are_not_computed(mesh: LiveMesh, peer: Peer) -> None:

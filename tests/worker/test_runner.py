@@ -7,16 +7,12 @@ from typing import Any
 
 import pytest
 
-from mlx_mesh_wire import InvalidRequestError, Tensor, messages, pack_body, unpack_body
+from mlx_mesh_wire import InvalidRequestError, Tensor, messages, unpack_body
 from mlx_mesh_worker.engine import BatchEngine, Chunk, Engine, EngineBrokenError, Failure, Result
 from mlx_mesh_worker.engines.echo import EchoEngine
 from mlx_mesh_worker.job import Job
-from mlx_mesh_worker.runner import Admit, Cancel, Done, Piece, Returned, Runner, Trim, Withdraw
-
-
-def job(value: Any, job_id: int = 1, *, ms: int = 60_000, flags: int = 0, window: int = 0, frames: Any = None) -> Job:
-    message = messages.Job(job_id, 1, b"s" * 16, job_id, "op", "", 1, ms, flags, window, b"", "")
-    return Job(message, pack_body(value) if frames is None else frames, 0.0)
+from mlx_mesh_worker.runner import Admit, Cancel, Piece, Returned, Trim, Withdraw
+from tests.worker.bench import Bench, job, values
 
 
 class Upper(BatchEngine):
@@ -26,28 +22,11 @@ class Upper(BatchEngine):
         return [value.upper() if value else InvalidRequestError("empty") for value in batch]
 
 
-class Bench:
-    def __init__(self, engine: Engine, **kwargs: Any) -> None:
-        self.now = 0.25
-        self.recorded: list[Sequence[int]] = []
-        self.reports: list[str] = []
-        self.engine = engine
-        self.runner = Runner(engine, lambda: self.now, self.recorded.append, self.reports.append, **kwargs)
-
-    def turn(self, *commands: Any) -> list[Any]:
-        self.runner.commands.extend(commands)
-        return self.runner.turn()
-
-
-def values(outcomes: list[Any]) -> list[Any]:
-    return [unpack_body(o.frames) if o.error is None else o.error.code for o in outcomes if isinstance(o, Done)]
-
-
 def test_a_batch_engine_computes_what_waits_in_one_step_and_records_it() -> None:
     bench = Bench(Upper())
     outcomes = bench.turn(Admit(job("a", 1)), Admit(job("b", 2)))
     assert values(outcomes) == ["A", "B"]
-    assert bench.recorded == [[1, 2], ()]
+    assert bench.recorded == [[1], (), [2], (), [1, 2], ()]
     assert bench.runner.progress == 1
     assert bench.turn() == []
     assert not bench.runner.busy
@@ -221,3 +200,39 @@ def test_an_engine_that_names_jobs_it_does_not_have_harms_nobody_else() -> None:
     bench = Bench(Confused())
     assert [] == bench.turn(Admit(job("a")))
     assert bench.runner.busy
+
+
+def test_what_is_admitted_is_recorded_and_timed_like_a_step() -> None:
+    class Watched(Upper):
+        def admit(self, job: Job) -> None:
+            seen.append((list(bench.recorded), [each.id for each in bench.runner.running], bench.runner.step_since))
+            super().admit(job)
+
+    seen: list[Any] = []
+    bench = Bench(Watched())
+    bench.turn(Admit(job("a", 1)), Admit(job("", 2, frames=[b"\xc1"])))
+    assert [([[1]], [1], 0.25), ([[1], (), [2]], [2], 0.25)] == seen
+    assert bench.recorded[-1] == ()
+    assert (bench.runner.running, bench.runner.step_since) == ([], None)
+
+
+def test_an_engine_that_cannot_cancel_harms_nobody_else() -> None:
+    class Stubborn(Upper):
+        batch_max = 1
+
+        def cancel(self, job: Job) -> None:
+            super().cancel(job)
+            raise KeyError(job.id)
+
+    bench = Bench(Stubborn())
+    one, two = job("a", 1), job("b", 2)
+    assert values(bench.turn(Admit(one), Admit(two), Cancel(one))) == ["B"]
+    assert "KeyError" in bench.reports[0]
+
+
+def test_a_step_may_be_a_generator() -> None:
+    class Lazy(Upper):
+        def step(self) -> Any:
+            yield from super().step()
+
+    assert values(Bench(Lazy()).turn(Admit(job("a")))) == ["A"]

@@ -10,7 +10,7 @@ from mlx_mesh_wire import EngineError, messages, pack_body
 from mlx_mesh_wire.messages import Flag
 from mlx_mesh_worker import session as module
 from mlx_mesh_worker.runner import Admit, Cancel, Done, Piece, Returned, Trim, Withdraw
-from mlx_mesh_worker.session import Leave, Reconnect, Send, Session, Vitals
+from mlx_mesh_worker.session import Leave, Reconnect, Renamed, Send, Session, Told, Vitals
 
 KEY = b"0123456789abcdef"
 INFO = messages.Ready(1, 0, b"i" * 16, "w", "h", "m", 1, 1, ["echo"], [], [], 4, 5000, {})
@@ -134,7 +134,7 @@ def test_a_job_that_is_held_already_goes_on_under_its_new_id_and_is_not_computed
     bench = Bench()
     job = bench.admitted(1, 7)
     bench.say(messages.Reset("e2"))
-    assert bench.job(50, 7, flags=Flag.RESEND, attempt=2) == []
+    assert [Renamed()] == bench.job(50, 7, flags=Flag.RESEND, attempt=2)
     assert [messages.Final(50, 2, 0, 0, 0)] == sent(bench.done(job))
     assert bench.session.jobs == {}
 
@@ -271,5 +271,58 @@ def test_pings_are_answered_trims_are_passed_on_and_the_rest_is_ignored() -> Non
     bench = Bench()
     assert [messages.Pong(5)] == sent(bench.say(messages.Ping(5)))
     assert [Trim(2)] == bench.say(messages.Trim(2))
-    assert bench.say(messages.Bye("other version")) == []
     assert bench.say(messages.Status(1)) == []
+
+
+def test_what_the_broker_complains_of_is_passed_on_for_the_log() -> None:
+    bench = Bench()
+    for message in (messages.Error(0, "PROTOCOL_ERROR", "no", False, 0), messages.Bye("other version")):
+        assert [Told(message)] == bench.say(message)
+
+
+@pytest.mark.parametrize("news", [messages.Reset("e2"), messages.Welcome(1, 0, "e2", {}, {})])
+def test_a_result_of_the_last_epoch_is_no_answer_to_the_job_that_has_its_number_in_this_one(news: Any) -> None:
+    bench = Bench()
+    old = bench.admitted(1, 7)
+    assert Renamed() in bench.say(news)
+    new = bench.admitted(1, 8)
+    assert [] == bench.done(old)
+    assert [Send(messages.Final(1, 1, 0, 0, 0), BODY)] == bench.done(new)
+    (send,) = bench.job(2, 7, flags=Flag.RESEND)
+    assert send.message.id == 2
+
+
+def test_ids_stay_in_the_same_epoch() -> None:
+    bench = Bench()
+    bench.say(messages.Welcome(1, 0, "e1", {}, {}))
+    job = bench.admitted(1, 7)
+    bench.say(messages.Reset("e1"))
+    assert job.id == 1
+
+
+def test_a_stream_of_the_last_epoch_is_cancelled_since_it_has_to_begin_again() -> None:
+    bench = Bench()
+    stream = bench.admitted(1, 7, window=4)
+    assert Cancel(stream) in bench.say(messages.Reset("e2"))
+    assert [] == bench.outcome(Piece(stream, BODY))
+
+
+def test_a_worker_that_leaves_goes_when_a_new_epoch_has_ended_its_last_stream() -> None:
+    bench = Bench()
+    bench.admitted(1, 7, window=4).started = 1.0
+    bench.session.drain(bench.now)
+    bench.session.take()
+    assert Leave() == bench.say(messages.Reset("e2"))[-1]
+
+
+@pytest.mark.parametrize("hurry", [False, True])
+def test_a_job_of_the_last_epoch_is_not_returned_under_a_number_that_means_another(hurry: bool) -> None:
+    bench = Bench()
+    job = bench.admitted(1, 7)
+    bench.say(messages.Reset("e2"))
+    if hurry:
+        bench.session.abandon("hurry")
+    else:
+        bench.session.drain(bench.now)
+        bench.outcome(Returned(job))
+    assert not any(isinstance(message, messages.Return) for message in sent(bench.session.take()))

@@ -15,9 +15,10 @@ from mlx_mesh_worker.engines import find_engine
 from mlx_mesh_worker.runner import Runner
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from mlx_mesh_worker.engine import Engine
+    from mlx_mesh_worker.record import Record
     from mlx_mesh_worker.runner import Outcome
     from mlx_mesh_worker.settings import WorkerSettings
 
@@ -39,7 +40,7 @@ class Compute:
 
     Args:
         settings: which engine and model, how many failures.
-        record: writes the flight recorder.
+        record: the flight recorder; its ``begin`` and ``end`` are called by the thread that computes.
         report: gets the text of tracebacks.
         wake: called when there are outcomes, when the engine is ready, and when it broke.
 
@@ -53,7 +54,7 @@ class Compute:
     def __init__(
         self,
         settings: WorkerSettings,
-        record: Callable[[Sequence[int]], None],
+        record: Record,
         report: Callable[[str], None],
         wake: Callable[[], None],
     ) -> None:

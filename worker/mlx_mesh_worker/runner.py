@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import traceback
 from collections import deque
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mlx_mesh_wire import DeadlineExceededError, EngineError, MeshError, pack_body
-from mlx_mesh_worker.engine import Chunk, EngineBrokenError, Failure, RawResult
+from mlx_mesh_wire import DeadlineExceededError, EngineError, MeshError
+from mlx_mesh_worker.engine import Chunk, EngineBrokenError, Failure
+from mlx_mesh_worker.job import Job
+from mlx_mesh_worker.outputs import ALLOWED, ENDS, encoded, sendable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from mlx_mesh_wire.body import Frame
-    from mlx_mesh_worker.engine import Engine, Output
-    from mlx_mesh_worker.job import Job
+    from mlx_mesh_worker.engine import Engine
+    from mlx_mesh_worker.record import Record
 
 
 class Admit(NamedTuple):
@@ -75,21 +77,21 @@ class Runner:
     Args:
         engine: loaded and warmed up on the thread that calls :meth:`turn`.
         clock: seconds, the clock of ``Job.deadline``.
-        record: told the job ids of every step before it, and nothing after it, for the flight recorder.
+        record: told what is computed before each admission and each step, and after it that nothing is.
         report: gets the text of a traceback.
         failures_max: steps in a row that may fail before the engine counts as broken.
 
     Attributes:
         progress: steps done so far.
-        running: the jobs of the step under way.
-        step_since: when that step began; None between steps.
+        running: the jobs of the step or the admission under way.
+        step_since: when that began; None between steps.
     """
 
     def __init__(
         self,
         engine: Engine,
         clock: Callable[[], float],
-        record: Callable[[Sequence[int]], None],
+        record: Record,
         report: Callable[[str], None],
         failures_max: int = 5,
     ) -> None:
@@ -143,18 +145,27 @@ class Runner:
                 outcomes.append(Returned(command.job))
 
     def _admit(self, job: Job, outcomes: list[Outcome]) -> None:
-        if self._clock() >= job.deadline:
+        now = self._clock()
+        if now >= job.deadline:
             outcomes.append(self._failed(job, _expired()))
             return
+        # A body may be what kills: it is decoded here, and text is tokenised by code in C.
+        self.step_since = now
+        self.running = [job]
+        self._record.begin(self.running)
         try:
             self._engine.admit(job)
-        except MeshError as error:
-            outcomes.append(self._failed(job, error))
         except Exception as error:  # noqa: BLE001  an engine is anybody's code; its error is the job's, not ours
-            outcomes.append(self._failed(job, self._engine_error(error)))
+            outcomes.append(self._failed(job, error))
         else:
             self._jobs[job] = None
             self._next_expiry = min(self._next_expiry, job.deadline)
+        self._rest()
+
+    def _rest(self) -> None:
+        self.step_since = None
+        self.running = []
+        self._record.end()
 
     def _expire(self, now: float, outcomes: list[Outcome]) -> None:
         for job in [job for job in self._jobs if now >= job.deadline]:
@@ -164,7 +175,10 @@ class Runner:
 
     def _forget(self, job: Job) -> None:
         del self._jobs[job]
-        self._engine.cancel(job)
+        try:
+            self._engine.cancel(job)
+        except Exception as error:  # noqa: BLE001  nobody waits for this job; the others are not to suffer
+            self._engine_error(error)
 
     def _mark(self, jobs: Iterable[Job]) -> None:
         self.running = running = list(jobs)
@@ -172,26 +186,23 @@ class Runner:
         now = self._clock()
         for job in running:
             job.started = job.started or now
-        self._record([job.id for job in running])
+        self._record.begin(running)
 
     def _step(self, now: float, outcomes: list[Outcome]) -> None:
         self._blamed = False
         self.step_since = now
         try:
-            outputs = self._engine.step()
+            outputs = list(self._engine.step())
+            strays = [output for output in outputs if not self._deliver(output, outcomes)]
+            if strays:
+                raise TypeError(f"step() returned a {type(strays[0]).__name__}; {ALLOWED}")
         except EngineBrokenError:
             raise  # The record stays: what the process ends of is in it.
         except Exception as error:  # noqa: BLE001  the jobs of this step fail, the process goes on
             self._step_failed(error, outcomes)
         else:
             self._failures = 0
-            for output in outputs:
-                outcome = self._encode(output)
-                if outcome is not None:
-                    outcomes.append(outcome)
-        self.step_since = None
-        self.running = []
-        self._record(())
+        self._rest()
         self.progress += 1
 
     def _step_failed(self, error: Exception, outcomes: list[Outcome]) -> None:
@@ -204,30 +215,39 @@ class Runner:
         if self._failures >= self._failures_max:
             raise EngineBrokenError(f"{self._failures} steps in a row failed, the last with {error!r}") from error
 
-    def _encode(self, output: Output) -> Outcome | None:
-        job = output.job
-        if job not in self._jobs:
-            return None
-        if type(output) is Chunk:
-            return Piece(job, pack_body(output.value))
+    def _deliver(self, output: Any, outcomes: list[Outcome]) -> bool:
+        """Pass on what a step returned; False if it cannot be told which job it is for."""
+        job = getattr(output, "job", None)
+        if not isinstance(job, Job):
+            return False
+        if job in self._jobs:
+            outcomes.append(self._outcome(job, output))
+        return True
+
+    def _outcome(self, job: Job, output: Any) -> Outcome:
+        kind = type(output)
+        try:
+            frames = () if kind is Failure else encoded(output)
+        except MeshError as error:
+            if kind in ENDS:
+                del self._jobs[job]
+            else:
+                self._forget(job)
+            return self._failed(job, error)
+        if kind is Chunk:
+            return Piece(job, frames)
         del self._jobs[job]
         now = self._clock()
         job.started = job.started or now
-        if type(output) is RawResult:
-            return Done(job, output.frames, None, now)
-        if type(output) is Failure:
-            return self._failed(job, output.error)
-        try:
-            return Done(job, pack_body(output.value), None, now)  # type: ignore[union-attr]
-        except MeshError as error:
-            return self._failed(job, EngineError(f"the result cannot be sent: {error.message}"))
+        return self._failed(job, output.error) if kind is Failure else Done(job, frames, None, now)
 
-    def _failed(self, job: Job, error: Exception) -> Done:
-        if not isinstance(error, MeshError):
-            error = self._engine_error(error)
-        return Done(job, pack_body(error.details) if error.details else (), error, self._clock())
+    def _failed(self, job: Job, error: Any) -> Done:
+        whole, details = sendable(error if isinstance(error, MeshError) else self._engine_error(error))
+        return Done(job, details, whole, self._clock())
 
-    def _engine_error(self, error: Exception) -> EngineError:
+    def _engine_error(self, error: Any) -> EngineError:
+        if not isinstance(error, BaseException):
+            return EngineError(f"the engine gave {error!r} instead of an error"[:800])
         self._report("".join(traceback.format_exception(error)))
         return EngineError(f"{type(error).__name__}: {error}"[:800])
 

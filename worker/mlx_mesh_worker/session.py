@@ -50,7 +50,17 @@ class Leave(NamedTuple):
     """Everything is done: close and exit."""
 
 
-Action = Send | Reconnect | Leave | Admit | Cancel | Withdraw | Trim
+class Renamed(NamedTuple):
+    """Jobs have other ids than before: the flight recorder is to know."""
+
+
+class Told(NamedTuple):
+    """The broker complains of this worker or sends it away: an operator should know."""
+
+    message: messages.Error | messages.Bye
+
+
+Action = Send | Reconnect | Leave | Renamed | Told | Admit | Cancel | Withdraw | Trim
 
 
 class Vitals(NamedTuple):
@@ -82,6 +92,7 @@ class Session:
         self._sent_bytes = 0
         self._leaving = False
         self._welcomed = False
+        self._epoch = ""
         self._intervals = dict(DEFAULT_INTERVALS_MS)
         self._heard = now
         self._beat_due = now
@@ -99,6 +110,7 @@ class Session:
             messages.Reset: self._reset,
             messages.Ping: self._ping,
             messages.Bye: self._bye,
+            messages.Error: self._error,
         }
 
     def take(self) -> list[Action]:
@@ -140,7 +152,8 @@ class Session:
             self._piece(job, outcome)
         elif type(outcome) is Returned:
             self._forget(job)
-            self._send(messages.Return(job.id, "draining"))
+            if job.id > 0:
+                self._send(messages.Return(job.id, "draining"))
         elif job.backlog:
             job.ended = outcome  # type: ignore[assignment]
         else:
@@ -180,7 +193,7 @@ class Session:
         for job in list(self.jobs.values()):
             self.actions.append(Cancel(job))
             self._forget(job)
-            if not job.started:
+            if not job.started and job.id > 0:
                 self._send(messages.Return(job.id, reason))
         self._send(messages.Bye(reason))
         self.actions.append(Leave())
@@ -217,6 +230,25 @@ class Session:
         job.attempt = message.attempt
         job.deadline = now + message.remaining_ms / 1000
         self.jobs[job.id] = job
+        self.actions.append(Renamed())
+
+    def _enter(self, epoch: str) -> None:
+        """Leave the ids of the last epoch behind, since they mean other jobs in this one.
+
+        What is held has ids below zero until the broker asks for it; a stream has to begin again, so it ends here.
+        """
+        if epoch == self._epoch:
+            return
+        self._epoch = epoch
+        held, self.jobs = list(self.jobs.values()), {}
+        for job in held:
+            job.id = -1 - len(self.jobs)
+            self.jobs[job.id] = job
+            if job.stream:
+                self.actions.append(Cancel(job))
+                self._forget(job)
+        if held:
+            self.actions.append(Renamed())
 
     def _send_again(self, now: float, key: tuple[bytes, int], job: Job) -> None:
         _, done, size = self._sent.pop(key)
@@ -254,10 +286,14 @@ class Session:
 
     def _welcome(self, now: float, message: messages.Welcome, frames: Sequence[bytes]) -> None:
         self._welcomed = True
+        self._enter(message.epoch)
         self._intervals.update((k, v) for k, v in message.intervals.items() if k in self._intervals and v > 0)
 
     def _reset(self, now: float, message: messages.Reset, frames: Sequence[bytes]) -> None:
+        self._enter(message.epoch)
         self.connected(now)
+        if self._leaving:
+            self._leave_if_done()
 
     def _ping(self, now: float, message: messages.Ping, frames: Sequence[bytes]) -> None:
         self._send(messages.Pong(message.nonce))
@@ -265,6 +301,10 @@ class Session:
     def _bye(self, now: float, message: messages.Bye, frames: Sequence[bytes]) -> None:
         """The broker does not want this worker (another protocol version); it may be replaced, so keep trying."""
         self._welcomed = False
+        self.actions.append(Told(message))
+
+    def _error(self, now: float, message: messages.Error, frames: Sequence[bytes]) -> None:
+        self.actions.append(Told(message))
 
     def _piece(self, job: Job, piece: Piece) -> None:
         if not job.stream:
@@ -291,6 +331,8 @@ class Session:
 
     def _answer(self, done: Done) -> None:
         job = done.job
+        if job.id < 0:
+            return  # The broker of this epoch has not asked yet; it will, and gets what is kept.
         if done.error is not None:
             self._send_error(job, done.error, done.frames)
             return

@@ -22,7 +22,8 @@ from mlx_mesh_wire.sleeper import Sleeper
 from mlx_mesh_wire.transport import OversizedMessage, receiver, sender
 from mlx_mesh_wire.wake import Wake
 from mlx_mesh_worker.compute import Compute
-from mlx_mesh_worker.session import Leave, Reconnect, Send, Session, Vitals
+from mlx_mesh_worker.record import Record
+from mlx_mesh_worker.session import Leave, Reconnect, Renamed, Send, Session, Told, Vitals
 from mlx_mesh_worker.versions import versions
 from mlx_mesh_worker.vitals import age_s, resident_bytes
 
@@ -56,8 +57,9 @@ class Shell:
         self._instance = secrets.token_bytes(limits.SESSION_BYTES)
         self._recorder = FlightRecorder(run_dir, self._instance)
         self._wake = Wake()
+        self._record = Record(self._recorder.begin, self._recorder.end)
         self._compute = Compute(
-            settings, self._recorder.begin, lambda text: log("error", "engine_error", traceback=text), self._wake.set
+            settings, self._record, lambda text: log("error", "engine_error", traceback=text), self._wake.set
         )
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._terms = 0
@@ -176,6 +178,10 @@ class Shell:
                 self._left = True
             elif kind is Reconnect:
                 self._reconnect()
+            elif kind is Renamed:
+                self._record.renamed()
+            elif kind is Told:
+                _note(action.message)  # type: ignore[union-attr, arg-type]
             elif runner is not None:
                 runner.commands.append(action)  # type: ignore[arg-type]
         for _, frames in bundles(mail):
@@ -262,7 +268,7 @@ class Shell:
         memory = {"rss": resident_bytes(), **self._compute.memory}
         if runner is None:
             return Vitals(0, (), warm, memory)
-        return Vitals(runner.progress, [job.id for job in runner.running], warm, memory)
+        return Vitals(runner.progress, [job.id for job in runner.running if job.id > 0], warm, memory)
 
     @property
     def _engine(self) -> Engine:
@@ -299,6 +305,13 @@ class Shell:
         if self._left or not self._announced:
             self._recorder.close()
         log("info", "worker_stopped")
+
+
+def _note(message: messages.Error | messages.Bye) -> None:
+    if isinstance(message, messages.Bye):
+        log("warning", "broker_goodbye", reason=message.reason, hint="connecting again")
+    else:
+        log("warning", "broker_complaint", code=message.code, reason=message.message)
 
 
 def install_signals(shell: Shell) -> None:
