@@ -128,6 +128,7 @@ class Worker:
         loading: bool = False,
         load_max_ms: int = 0,
         held: Sequence[tuple[bytes, int]] = (),
+        versions: dict[str, str] | None = None,
     ) -> None:
         Worker.numbers += 1
         self.harness = harness
@@ -136,7 +137,7 @@ class Worker:
         self.instance = (name + str(Worker.numbers)).encode().ljust(16, b"-")
         self.fields: tuple[Any, ...] = (
             1, 0, self.instance, name, "host", machine, self.pid, 7, list(ops), list(pure), list(models), slots,
-            load_max_ms, {},
+            load_max_ms, versions or {},
         )  # fmt: skip
         self.progress = 0
         self.returning(held, loading=loading)
@@ -145,6 +146,10 @@ class Worker:
         if held:
             self.say(messages.Held(self.instance, [[session, request_id, 1] for session, request_id in held]))
         self.say((messages.Loading if loading else messages.Ready)(*self.fields))
+
+    def describe(self, **changes: Any) -> None:
+        """Say LOADING or READY with something else in it from now on."""
+        self.fields = tuple(messages.Ready(*self.fields)._replace(**changes))
 
     def say(self, message: Any, frames: Sequence[bytes] = ()) -> None:
         self.harness.feed(events.FromWorker(self.route, message, frames))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from mlx_mesh_broker.core import state as tables
@@ -50,7 +51,8 @@ class Admission:
             queue = self._queue(request)
             why = self._overload(queue, request) if queue is not None else self._nobody(request)
         if why is not None:
-            self._answers.refuse(session, request.id, why, request.op, request.lane)
+            metrics = state.metrics.refused(request.op) if queue is None else queue.metrics
+            self._answers.refuse(session, request.id, why, metrics, request.lane)
             return
         assert queue is not None  # noqa: S101  or there would be a reason
         request.queue = queue
@@ -82,18 +84,18 @@ class Admission:
     def _queue(self, request: Request) -> Queue | None:
         state = self._state
         op, model = request.op, request.model
-        queue = state.queues.get((op, model))
+        queue = state.queues.get((op, model)) or state.home(op, model)
         if queue is None:
-            served = any(worker.serves(op, model) for worker in state.instances.values())
+            served = state.catalogue.serves(op, model)
             survivor = request.flags & Flag.RESEND or request.session.returning
             early = bool(survivor) and state.now < state.started + state.config.rejoin_s
             if not (served or early or request.flags & Flag.WAIT_FOR_READY):
                 return None
-            queue = state.queue_for(op, model)
+            queue = state.queue_for(op, state.catalogue.shelf(op, model))
         return queue if queue is not None and self._dispatcher.may_wait(queue, request) else None
 
     def _nobody(self, request: Request) -> Failure:
-        if (request.op, request.model) not in self._state.queues and len(self._state.queues) >= tables.QUEUES_MAX:
+        if self._state.home(request.op, request.model) is None and len(self._state.queues) >= tables.QUEUES_MAX:
             return failure(
                 "OVERLOADED",
                 f"{tables.QUEUES_MAX} pairs of op and model have work waiting",
@@ -147,10 +149,10 @@ class Admission:
 
     def _shared(self, request: Request, queue: Queue) -> bool:
         """Answer from the cache or join an equal request under way; True if that settles it."""
-        if not queue.pure or request.stream or request.flags & _UNSHARED or request.size > HASHED_MAX_BYTES:
+        if not queue.source or request.stream or request.flags & _UNSHARED or request.size > HASHED_MAX_BYTES:
             return False
         state = self._state
-        key = content_key(request.op, request.model, request.frames)
+        key = queue.source, content_key(request.op, request.model, request.frames)
         frames = state.cache.get(key, state.now)
         if frames is not None:
             state.metrics.counts["cache_hits"] += 1
@@ -162,7 +164,9 @@ class Admission:
         if leader is not None and (not leader.waiting or leader.lane <= request.lane):
             request.leader = leader
             request.key = key
-            leader.followers = [*(leader.followers or ()), request]
+            if leader.followers is None:
+                leader.followers = OrderedDict()
+            leader.followers[request] = None
             return True
         request.key = key
         state.flights.setdefault(key, request)

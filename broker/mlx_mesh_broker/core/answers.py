@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from mlx_mesh_broker.core.metrics import OK
+from mlx_mesh_broker.core.metrics import NOBODY, OK
 from mlx_mesh_wire import limits
 from mlx_mesh_wire.errors import ERROR_CLASSES
 from mlx_mesh_wire.messages import Error, Final, FinalFlag
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from mlx_mesh_broker.core.entities import Request, Session
+    from mlx_mesh_broker.core.metrics import OpMetrics
     from mlx_mesh_broker.core.state import State
 
 
@@ -46,7 +47,7 @@ class Answers:
     def result(self, request: Request, frames: Sequence[bytes], service_us: int) -> None:
         """Answer with a result, the followers too, and keep it for repeats."""
         followers = self._unfly(request)
-        if request.key is not None:
+        if request.key is not None and request.queue and request.key[0] == request.queue.source:
             self._state.cache.put(request.key, frames, self._state.now)
         flags = FinalFlag.SHARED if followers else 0
         self._final(request, frames, service_us, flags)
@@ -67,17 +68,14 @@ class Answers:
         """Answer this request only with an error; its followers have been given another leader."""
         self._error(request, why)
 
-    def refuse(self, session: Session, request_id: int, why: Failure, op: str, lane: int) -> None:
+    def refuse(self, session: Session, request_id: int, why: Failure, metrics: OpMetrics, lane: int) -> None:
         """Answer a request that was never taken in."""
-        state = self._state
-        key = next((key for key in state.metrics.ops if key[0] == op), ("", ""))
-        state.metrics.op(key).outcomes[lane, why.code] += 1
-        state.to_client(
-            session, Error(request_id, why.code, why.message, why.retryable, why.retry_after_ms), why.frames
-        )
+        metrics.outcomes[lane, why.code] += 1
+        message = Error(request_id, why.code, why.message, why.retryable, why.retry_after_ms)
+        self._state.to_client(session, message, why.frames)
 
-    def _unfly(self, request: Request) -> list[Request]:
-        followers, request.followers = request.followers or [], None
+    def _unfly(self, request: Request) -> Collection[Request]:
+        followers, request.followers = request.followers or (), None
         if request.key is not None and self._state.flights.get(request.key) is request:
             del self._state.flights[request.key]
         return followers
@@ -99,7 +97,7 @@ class Answers:
         del request.session.outstanding[request.id]
         state.timers.remove(request)
         request.leader = None
-        metrics = request.queue.metrics if request.queue else state.metrics.op(("", ""))
+        metrics = request.queue.metrics if request.queue else state.metrics.op(NOBODY)
         metrics.outcomes[request.lane, outcome] += 1
         metrics.queue_time.observe(dispatched - request.arrived)
         metrics.request_time.observe(state.now - request.arrived)

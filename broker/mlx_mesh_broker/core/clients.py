@@ -8,6 +8,7 @@ from mlx_mesh_broker.core.actions import ToClient
 from mlx_mesh_broker.core.answers import failure
 from mlx_mesh_broker.core.complaints import Complaints
 from mlx_mesh_broker.core.entities import Session
+from mlx_mesh_broker.core.metrics import NOBODY
 from mlx_mesh_wire import limits
 from mlx_mesh_wire.messages import (
     Bye,
@@ -16,6 +17,7 @@ from mlx_mesh_wire.messages import (
     Error,
     Final,
     Hello,
+    Lane,
     Message,
     Ping,
     Pong,
@@ -109,7 +111,7 @@ class Clients:
         session = self._state.clients.get(event.route)
         if session is not None and event.request_id and event.request_id not in session.outstanding:
             why = failure(event.code, event.reason)
-            self._answers.refuse(session, event.request_id, why, "", 1)
+            self._answers.refuse(session, event.request_id, why, self._state.metrics.op(NOBODY), Lane.STANDARD)
             return
         self._complain(event.route, event.reason)
 

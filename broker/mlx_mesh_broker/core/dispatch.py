@@ -110,8 +110,7 @@ class Dispatcher:
 
     def take_back(self, request: Request) -> None:
         """Queue a released request again; it has waited before, so it goes first."""
-        queue = request.queue
-        assert queue is not None  # noqa: S101  it was dispatched from there
+        queue = self._state.belongs(request)
         if request.attempts >= self._state.config.attempts_max:
             why = failure("WORKER_LOST", f"given to {request.attempts} workers, none of which finished it")
             self._answers.failed(request, why)
@@ -137,11 +136,11 @@ class Dispatcher:
         state = self._state
         if request.leader is not None:
             assert request.leader.followers is not None  # noqa: S101  it follows
-            request.leader.followers.remove(request)
+            del request.leader.followers[request]
             return
         if state.parked.pop((request.session.key, request.id), None) is request:
             return
-        heir = request.followers.pop(0) if request.followers else None
+        heir = request.followers.popitem(last=False)[0] if request.followers else None
         if heir is not None:
             self._inherit(request, heir)
         elif request.key is not None and state.flights.get(request.key) is request:
@@ -201,11 +200,9 @@ class Dispatcher:
 
     def _give_up(self, queue: Queue) -> None:
         queue.alarm = None
-        op, model = queue.key
-        why = no_worker(self._state, op, model)
         for request in [each for each in queue if not self.may_wait(queue, each)]:
             queue.remove(request)
-            self._answers.failed(request, why)
+            self._answers.failed(request, no_worker(self._state, request.op, request.model))
 
     def _choose(self, queue: Queue, request: Request) -> Worker | None:
         if not request.affinity:
@@ -225,12 +222,11 @@ class Dispatcher:
 
 def no_worker(state: State, op: str, model: str) -> Failure:
     """Return why there is nobody to compute an op, and what would help."""
-    known = sorted({name for worker in state.instances.values() for name in worker.ops})
-    offers = f"the mesh serves {', '.join(known)}" if known else "the mesh has no workers"
-    served = any(op in worker.ops for worker in state.instances.values())
-    if served and model:
-        models = sorted({name for w in state.instances.values() if op in w.ops for name in w.models})
-        return failure("UNKNOWN_MODEL", f"no worker serves {op!r} with model {model!r}; there is {', '.join(models)}")
+    catalogue = state.catalogue
+    offers = f"the mesh serves {catalogue.ops_named()}" if catalogue.models else "the mesh has no workers"
+    if op in catalogue.models and not catalogue.serves(op, model):
+        models = catalogue.models_named(op)
+        return failure("UNKNOWN_MODEL", f"no worker serves {op!r} with model {model!r}; there is {models}")
     return failure(
         "NO_WORKER", f"no worker serves {op!r}; {offers}; start one, or pass wait_for_ready=True to wait for it"
     )

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mlx_mesh_broker.core.catalogue import ANY
 from mlx_mesh_broker.core.lifecycle import WorkerState
 from mlx_mesh_wire.messages import Flag
 
 if TYPE_CHECKING:
+    from collections import OrderedDict
     from collections.abc import Sequence
 
+    from mlx_mesh_broker.core.catalogue import Kind
     from mlx_mesh_broker.core.queues import Queue
+    from mlx_mesh_broker.core.sharing import Key
     from mlx_mesh_broker.core.timers import Alarm
     from mlx_mesh_wire import messages
     from mlx_mesh_wire.bundle import Mail
@@ -24,7 +28,7 @@ class Request:
         worker: who holds the job now, if any; ``job_id`` is that of the attempt.
         deaths: workers that died while they computed it.
         leader: the equal request whose computation this one shares; ``followers`` are its counterparts.
-        key: digest of the content, if it may be shared or cached.
+        key: what is equal, if it may be shared or cached.
         next_seq: sequence number of the chunk that the client is to get next.
         credit: chunks that the reader still has room for; ``starved_at`` is since when it has none.
     """
@@ -57,8 +61,8 @@ class Request:
         self.deaths = 0
         self.dispatched = 0.0
         self.leader: Request | None = None
-        self.followers: list[Request] | None = None
-        self.key: bytes | None = None
+        self.followers: OrderedDict[Request, None] | None = None
+        self.key: Key | None = None
 
     @property
     def at_most_once(self) -> bool:
@@ -144,8 +148,25 @@ class Worker:
         self.capacity = info.slots
 
     def serves(self, op: str, model: str) -> bool:
-        """Whether it can compute the op on the model; an empty model name means its default."""
-        return op in self.ops and (not model or not self.models or model in self.models)
+        """Whether it can compute the op on the model; an empty model name means its default, ANY one of no list."""
+        return op in self.ops and (not model or not self.models or (model in self.models and model != ANY))
+
+    @property
+    def kind(self) -> Kind:
+        """What it has on offer."""
+        return self.ops, self.models
+
+    @property
+    def computes(self) -> tuple[Any, ...]:
+        """What its results depend on besides op, model and body, as far as it says."""
+        return self.pure_ops, self.info.models, self.info.versions
+
+    def origin(self, op: str, model: str) -> Any:
+        """Return what results for a queue depend on besides the body; None if they may not be used again."""
+        if op not in self.pure_ops:
+            return None
+        default = self.info.models[0] if self.info.models else ""
+        return model or default, self.info.versions
 
     def summary(self) -> dict[str, Any]:
         """Return the name and pid, for logs."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mlx_mesh_broker.core import state as tables
+from mlx_mesh_broker.core.catalogue import ANY
 from mlx_mesh_broker.core.lifecycle import COMING, WorkerState
 
 if TYPE_CHECKING:
@@ -32,6 +34,8 @@ def check(state: State) -> None:
         _must(len(session.outstanding) <= state.config.client_max_outstanding, "outstanding of a client is capped")
         tended = session.alarm is not None and session.alarm in state.timers
         _must(not session.outstanding or tended, "a client with work is tended")
+    _must(state.cache.check(), "the cache counts its entries")
+    _check_offers(state)
     for key, leader in state.flights.items():
         _must(leader.key == key and leader.leader is None, "a flight is led by a request with its key")
         _must(leader.waiting or leader.worker is not None, "a leader is under way")
@@ -69,6 +73,15 @@ def _check_worker(state: State, worker: Worker) -> None:
         _must(worker in queue.pool.workers, f"{name} is in the pools of its queues")
 
 
+def _check_offers(state: State) -> None:
+    workers = state.instances.values()
+    offers = {(op, model) for w in workers for op in w.ops for model in w.models}
+    catalogue = state.catalogue
+    _must({(op, m) for op, models in catalogue.models.items() for m in models} == offers, "the models on offer")
+    _must(set(catalogue.models) == {op for w in workers for op in w.ops}, "the ops on offer")
+    _must(catalogue.open == {op for w in workers if not w.models for op in w.ops}, "the ops for any model")
+
+
 def _rank(queue: Queue, worker: Worker) -> tuple[bool, float, int]:
     model = queue.pool.model
     cold = bool(model) and bool(worker.models) and model not in worker.warm
@@ -84,6 +97,15 @@ def _check_queue(state: State, queue: Queue) -> None:
     _must([lane.count for lane in queue.lanes] == [len(list(lane)) for lane in queue.lanes], f"{name} counts by lane")
     fresh = queue.count - len(queue.again)
     _must(fresh <= state.config.queue_max_requests, f"{name} keeps its cap")
+    op, model = queue.key
+    room = len(state.queues) < tables.QUEUES_MAX
+    misplaced = [
+        r for r in waiting if r.model != model and (model != ANY or (room and state.catalogue.lists(op, r.model)))
+    ]
+    _must(not misplaced, f"{name} holds what no other queue is for")
+    origins = [w.origin(op, model) for w in queue.pool.workers if w.state is not WorkerState.LOADING]
+    shared = bool(origins) and None not in origins and all(each == origins[0] for each in origins)
+    _must(bool(queue.source) == shared, f"{name} shares results if its workers compute the same")
     workers = {worker for worker in state.instances.values() if worker.serves(*queue.key)}
     _must(queue.pool.workers == workers, f"{name} knows who serves it")
     _must((queue.gone_at is None) == any(w.state in COMING for w in workers), f"{name} knows if its workers are gone")

@@ -11,8 +11,14 @@ BUCKETS_S: Final = (
 )  # fmt: skip
 """Upper bounds of the buckets, in seconds; 0.25 is the promise to interactive callers."""
 
+SERIES_MAX: Final = 1024
+"""Pairs of op and model with figures of their own. They are never dropped, or counters would go back."""
+
 OK: Final = "OK"
 """Outcome of a request that got its result; the other outcomes are the codes of the error table."""
+
+NOBODY: Final = ("", "")
+"""Key of the figures of ops that no worker serves."""
 
 
 class Histogram:
@@ -55,7 +61,8 @@ class Metrics:
     """All counters of the core.
 
     Attributes:
-        ops: by ``(op, model)``; ``("", "")`` gathers ops that no worker serves, so that clients cannot add series.
+        ops: by ``(op, model)``; ``*`` gathers models that no worker lists, and ``("", "")`` ops that no worker serves,
+            so that clients cannot add series.
         accepted: requests taken in, which is those answered plus those outstanding.
         counts: everything else, by name: ``dispatched``, ``requeued``, ``returned``, ``late_answers``, ``evicted``,
             ``shared``, ``cache_hits``, ``cache_misses``, ``duplicates``, ``poisoned``, ``quarantined``,
@@ -70,8 +77,13 @@ class Metrics:
         self.counts: Counter[str] = Counter()
 
     def op(self, key: tuple[str, str]) -> OpMetrics:
-        """Return the figures of an op and model, made on first use."""
+        """Return the figures of an op and model, made on first use while there is room."""
         found = self.ops.get(key)
         if found is None:
-            found = self.ops[key] = OpMetrics()
+            key = key if len(self.ops) < SERIES_MAX else NOBODY
+            found = self.ops.setdefault(key, OpMetrics())
         return found
+
+    def refused(self, op: str) -> OpMetrics:
+        """Return where a request is counted that has no queue."""
+        return self.ops.get((op, "")) or self.op(NOBODY)

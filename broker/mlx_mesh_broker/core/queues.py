@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from mlx_mesh_broker.core.pool import Pool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mlx_mesh_broker.core.entities import Request, Session
+    from mlx_mesh_broker.core.entities import Request, Session, Worker
     from mlx_mesh_broker.core.metrics import OpMetrics
     from mlx_mesh_broker.core.timers import Alarm
 
@@ -64,16 +64,22 @@ class Lane:
 
 
 class Queue:
-    """What waits for one op and model, and the workers that serve it.
+    """What waits for one op and model (or for ANY), and the workers that serve it.
 
     Attributes:
         again: requests whose worker was lost; they have waited before and go first.
         gone_at: when the last worker that work may wait for went; None while there is one.
         alarm: ends the waiting when nobody has come back.
-        pure: whether a worker said that results depend on the body alone, so that they may be shared.
+        source: number that tells results of the workers it has now from those of others; 0 if none may be shared.
+        origin: what the results of all workers that compute for it depend on; None if they differ.
+        founders: workers that were there when ``source`` was given. Once they are gone, it changes: those that came
+            after may run other code under the same name.
     """
 
-    __slots__ = ("again", "alarm", "bytes", "count", "gone_at", "key", "lanes", "metrics", "pool", "position", "pure")
+    __slots__ = (
+        "again", "alarm", "bytes", "count", "founders", "gone_at", "key", "lanes", "metrics", "origin", "pool",
+        "position", "source",
+    )  # fmt: skip
 
     def __init__(self, key: tuple[str, str], metrics: OpMetrics) -> None:
         self.key = key
@@ -86,7 +92,9 @@ class Queue:
         self.position = 0
         self.gone_at: float | None = 0.0
         self.alarm: Alarm | None = None
-        self.pure = False
+        self.source = 0
+        self.origin: Any = None
+        self.founders: set[Worker] = set()
 
     def push(self, request: Request) -> None:
         """Queue a request in its lane; one that was with a worker before goes first."""

@@ -6,8 +6,9 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlx_mesh_broker.core.actions import Action, Log, ToClient, ToWorker
-from mlx_mesh_broker.core.lifecycle import COMING
-from mlx_mesh_broker.core.metrics import Metrics
+from mlx_mesh_broker.core.catalogue import ANY, Catalogue
+from mlx_mesh_broker.core.lifecycle import COMING, WorkerState
+from mlx_mesh_broker.core.metrics import NOBODY, Metrics
 from mlx_mesh_broker.core.queues import Queue
 from mlx_mesh_broker.core.sharing import Quarantine, ResultCache
 from mlx_mesh_broker.core.timers import Alarm, Timers
@@ -15,8 +16,10 @@ from mlx_mesh_broker.core.timers import Alarm, Timers
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from mlx_mesh_broker.core.catalogue import Kind
     from mlx_mesh_broker.core.config import Config
     from mlx_mesh_broker.core.entities import Request, Session, Worker
+    from mlx_mesh_broker.core.sharing import Key
     from mlx_mesh_wire.body import Frame
     from mlx_mesh_wire.messages import Message
 
@@ -42,7 +45,8 @@ class State:
         out: actions decided since the event came in.
         sessions: by session key; ``clients`` by the route of the connection.
         instances: workers by instance; ``workers`` by route.
-        flights: the request that computes some content now, by content key.
+        queues: by op and model, the model being the name of one that a worker lists, empty, or ANY.
+        flights: the request that computes some content now, by its key.
         holdings: what workers brought along from an earlier epoch, by ``(session, request id)``.
         parked: requests that must not run again, waiting for the worker that may hold them.
         affinity: the worker that an affinity key was last sent to.
@@ -62,7 +66,8 @@ class State:
         self.instances: dict[bytes, Worker] = {}
         self.workers: dict[bytes, Worker] = {}
         self.queues: dict[tuple[str, str], Queue] = {}
-        self.flights: dict[bytes, Request] = {}
+        self.catalogue = Catalogue()
+        self.flights: dict[Key, Request] = {}
         self.cache = ResultCache(config.cache_max_bytes, config.cache_ttl_s)
         self.quarantine = Quarantine(config.quarantine_s)
         self.holdings: dict[tuple[bytes, int], Holding] = {}
@@ -107,26 +112,79 @@ class State:
         if len(self.queues) >= QUEUES_MAX and not self._drop_idle_queues():
             return None
         workers = [worker for worker in self.instances.values() if worker.serves(op, model)]
-        queue = Queue((op, model), self.metrics.op((op, model) if workers else ("", "")))
+        queue = Queue((op, model), self.metrics.op((op, model) if workers else NOBODY))
         self.queues[op, model] = queue
         for worker in workers:
             self.join(worker, queue)
+        self.settle(queue)
+        return queue
+
+    def home(self, op: str, model: str) -> Queue | None:
+        """Return the queue, if there is one, where a request for an op and model is to wait."""
+        return self.queues.get((op, model)) or self.queues.get((op, self.catalogue.shelf(op, model)))
+
+    def belongs(self, request: Request) -> Queue:
+        """Return the queue where a request that has one is to wait now: workers with its model may have come since."""
+        op, model = request.op, request.model
+        queue = self.home(op, model) or self.queue_for(op, self.catalogue.shelf(op, model)) or request.queue
+        assert queue is not None  # noqa: S101  it was admitted to one
         return queue
 
     def join(self, worker: Worker, queue: Queue) -> None:
         """Have the worker serve the queue."""
         worker.queues.append(queue)
         queue.pool.workers.add(worker)
-        queue.pure = queue.pure or queue.key[0] in worker.pure_ops
+        queue.metrics = self.metrics.op(queue.key)
         if worker.state in COMING:
             queue.gone_at = None
         queue.pool.note(worker)
 
-    def _drop_idle_queues(self) -> bool:
+    def settle(self, queue: Queue, *, anew: bool = False) -> None:
+        """See whether the queue's workers compute the same as before; if not, or if ``anew``, share no result of then.
+
+        A worker that loads computes nothing yet.
+        """
+        workers = {worker for worker in queue.pool.workers if worker.state is not WorkerState.LOADING}
+        origins = [worker.origin(*queue.key) for worker in workers]
+        origin = origins[0] if origins and all(each == origins[0] for each in origins) else None
+        queue.founders &= workers
+        if queue.founders and origin == queue.origin and not anew:
+            return
+        if queue.source:
+            self.cache.drop_source(queue.source)
+        queue.origin, queue.founders = origin, workers
+        queue.source = 0 if origin is None else self.stamp()
+
+    def offer(self, old: Kind | None, new: Kind | None) -> None:
+        """Take account of a worker that came, went or changed: requests may belong into other queues now."""
+        if self.catalogue.replace(old, new):
+            for op, model in list(self.queues):
+                if model == ANY:
+                    self._sort_out(op)
+            self._drop_idle_queues(self._superseded)
+
+    def _superseded(self, queue: Queue) -> bool:
+        """Whether its model is one of those that go to the queue for ANY, and there are workers for that."""
+        op, model = queue.key
+        return op in self.catalogue.open and self.catalogue.shelf(op, model) == ANY != model
+
+    def _sort_out(self, op: str) -> None:
+        """Move requests whose model is listed now."""
+        queue = self.queues[op, ANY]
+        for request in [each for each in queue if self.catalogue.lists(op, each.model)]:
+            target = self.queue_for(op, request.model)
+            if target is not None:
+                queue.remove(request)
+                target.push(request)
+                for follower in request.followers or ():
+                    follower.queue = target
+
+    def _drop_idle_queues(self, fit: Callable[[Queue], bool] | None = None) -> bool:
         used = {request.queue for session in self.sessions.values() for request in session.outstanding.values()}
-        idle = [key for key, queue in self.queues.items() if queue not in used]
+        idle = [key for key, queue in self.queues.items() if queue not in used and (fit is None or fit(queue))]
         for key in idle:
             queue = self.queues.pop(key)
+            self.cache.drop_source(queue.source)
             for worker in queue.pool.workers:
                 worker.queues.remove(queue)
             if queue.alarm:

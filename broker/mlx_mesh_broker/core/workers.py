@@ -120,6 +120,7 @@ class Workers:
         self._dispatcher.changed(worker)
         for queue in worker.queues:
             self._dispatcher.check_gone(queue)
+            self._state.settle(queue)
         if worker.state is WorkerState.READY:
             self._dispatcher.feed(worker)
 
@@ -158,13 +159,24 @@ class Workers:
             state.workers[route] = worker
             self._reconcile(worker, held)
         worker.heard = state.now
-        worker.describe(message)
-        worker.capacity = message.slots + state.config.prefetch
+        self._describe(worker, message)
         self._join_queues(worker)
         state.to_worker(worker, welcome(state))
         if type(message) is Ready:
             self._adopt(worker, held)
         self.turn(worker, Turn.READY if type(message) is Ready else Turn.LOAD)
+        if worker.state is WorkerState.READY:
+            self._dispatcher.feed(worker)  # It may serve more than before without having changed its state.
+
+    def _describe(self, worker: Worker, message: Ready | Loading) -> None:
+        state = self._state
+        was, kind = worker.computes, worker.kind
+        worker.describe(message)
+        worker.capacity = message.slots + state.config.prefetch
+        state.offer(kind, worker.kind)
+        if was != worker.computes and worker.state is not WorkerState.LOADING:
+            for queue in worker.queues:
+                state.settle(queue, anew=True)
 
     def _enlist(self, route: bytes, message: Ready | Loading) -> Worker:
         state = self._state
@@ -172,6 +184,7 @@ class Workers:
         worker.remote = message.machine != state.machine
         state.instances[message.instance] = worker
         state.workers[route] = worker
+        state.offer(None, worker.kind)
         state.out.append(Watch(message.instance, message.machine, message.pid, message.pid_start))
         self._watch(worker)
         state.log("info", "worker_joined", ops=",".join(message.ops), slots=message.slots, **worker.summary())
@@ -186,6 +199,7 @@ class Workers:
                 worker.queues.remove(queue)
                 queue.pool.workers.discard(worker)
                 self._dispatcher.check_gone(queue)
+                self._state.settle(queue)
         for op in worker.info.ops:
             queue_or_none = self._state.queue_for(op, "")
             if queue_or_none is not None:
@@ -233,7 +247,7 @@ class Workers:
         why = Failure(message.code, message.message, message.retryable, message.retry_after_ms, frames)
         if message.code in ("DEADLINE_EXCEEDED", "CANCELLED"):
             # These befell this request alone; whoever shares its computation has a time of its own.
-            followers, request.followers = request.followers or [], None
+            followers, request.followers = request.followers or (), None
             self._dispatcher.release(request)
             self._answers.failed(request, why)
             self._restart(followers)
@@ -242,11 +256,10 @@ class Workers:
             self._answers.failed(request, why)
         self._dispatcher.feed(worker)
 
-    def _restart(self, followers: list[Request]) -> None:
+    def _restart(self, followers: Iterable[Request]) -> None:
         for follower in followers:
             follower.leader = follower.key = None
-            assert follower.queue is not None  # noqa: S101  it was admitted to one
-            self._dispatcher.place(follower, follower.queue)
+            self._dispatcher.place(follower, self._state.belongs(follower))
 
     def _chunk(self, worker: Worker, message: Chunk, frames: Sequence[bytes]) -> None:
         state = self._state
@@ -353,6 +366,7 @@ class Workers:
         del state.workers[worker.route]
         for queue in worker.queues:
             queue.pool.workers.discard(worker)
+        state.offer(worker.kind, None)
         self.turn(worker, turn)
         if worker.alarm is not None:
             state.timers.remove(worker.alarm)
