@@ -45,7 +45,7 @@ RECORDS_S = 0.1
 """Interval of the per-request records on the event socket."""
 
 HELD_UP_S = 1.0
-"""A sleep that took this much longer than asked for means that the process was stopped or starved."""
+"""A sleep or a round that took this much longer than it should means that the process was stopped or starved."""
 
 CHORES_S = 0.05
 """How often operators, watchers and full connections get their turn while messages keep coming."""
@@ -110,11 +110,8 @@ class Shell:
             while not self._stopping:
                 busy = self._rounds()
                 timeout_s = 0.0 if busy else self._timeout()
-                before = self._now
                 woken = sleeper.sleep(timeout_s)
-                self._now = now = time.monotonic()
-                if now - before > timeout_s + HELD_UP_S:
-                    self._feed(events.HeldUp(now - before - timeout_s))
+                now = self._tell_time(timeout_s)
                 due = self._core.next_wakeup()
                 if due is not None and due <= now:
                     self._feed(events.Wakeup())
@@ -132,7 +129,7 @@ class Shell:
         return [self._sockets.control.fileno(), self._sockets.events.fileno(), self._wake.fd, self._watch.fd]
 
     def _timeout(self) -> float:
-        self._now = now = time.monotonic()
+        now = self._tell_time()
         due = self._core.next_wakeup()
         timeout_s = SLEEP_MAX_S if due is None else min(max(due - now, 0.0), SLEEP_MAX_S)
         if self._outbox:
@@ -141,6 +138,14 @@ class Shell:
         if self._watchers:
             timeout_s = min(timeout_s, max(self._records_due - now, 0.0))
         return timeout_s
+
+    def _tell_time(self, asked_s: float = 0.0) -> float:
+        """Return the time of now; tell the core if far more has passed than was asked for: the process was stopped."""
+        before, self._now = self._now, time.monotonic()
+        late_s = self._now - before - asked_s
+        if late_s > HELD_UP_S:
+            self._feed(events.HeldUp(late_s))
+        return self._now
 
     def _rounds(self) -> bool:
         """Take messages until there are none; True if the time for that was over first, as in a flood."""
@@ -152,7 +157,7 @@ class Shell:
 
     def _round(self) -> int:
         """Take a batch from each socket and send what came of it; return how many messages there were."""
-        self._now = time.monotonic()
+        self._tell_time()
         taken = self._drain(self._receive_worker, events.FromWorker, self._bad_worker)
         taken += self._drain(self._receive_client, events.FromClient, self._bad_client)
         self._post()

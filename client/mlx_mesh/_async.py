@@ -22,8 +22,9 @@ from mlx_mesh._options import (
     embed_bodies,
     options,
 )
+from mlx_mesh._pending import Pending
 from mlx_mesh._results import Embeddings
-from mlx_mesh._session import STATUS_OP, Pending, result_of
+from mlx_mesh._session import STATUS_OP, result_of
 from mlx_mesh_wire import CancelledError, DeadlineExceededError, MeshError, limits, messages, pack_body
 
 if TYPE_CHECKING:
@@ -247,6 +248,8 @@ class AsyncMesh:
         if link.pump():
             self._loop.remove_reader(before)
             self._loop.add_reader(link.fd, self._pump)
+        if link.behind:
+            self._schedule()
         self._arm(link)
 
     def _arm(self, link: Link) -> None:
@@ -300,7 +303,7 @@ class AsyncStream:
             frames = feed.chunks.popleft()
             link = self._mesh._link  # noqa: SLF001  as above
             if link is not None and not link.closed:
-                link.session.read(self._pending)
+                link.session.read(time.monotonic(), self._pending)
                 self._mesh._schedule()  # noqa: SLF001  as above
             return result_of(frames)
         if isinstance(feed.outcome, MeshError):

@@ -8,24 +8,20 @@ import secrets
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import zmq
 
 from mlx_mesh._session import Session, closed_error
 from mlx_mesh_wire import DecodeError, InternalError, InvalidRequestError, decode_header, limits
 from mlx_mesh_wire.bundle import bundles, opened
+from mlx_mesh_wire.endpoints import endpoint_fault
 from mlx_mesh_wire.messages import Bundle
-from mlx_mesh_wire.paths import IPC_PATH_MAX_BYTES, client_endpoint
-from mlx_mesh_wire.transport import OversizedMessage, receiver, sender
+from mlx_mesh_wire.paths import client_endpoint
+from mlx_mesh_wire.transport import LINGER_MS, OversizedMessage, dealer, receiver, sender
 
-LINGER_MS = 500
-RECONNECT_MS = 50
 RECONNECT_MAX_MS = 1000
 BATCH = 256
 """Messages taken in one go, so that a flood of chunks cannot keep an event loop from its other work."""
-
-PORT_MAX = 65_535
 
 
 _process = object()
@@ -45,6 +41,7 @@ class Link:
 
     Attributes:
         fd: the socket's descriptor: readable when something may have happened; edge-triggered, so pump until quiet.
+        behind: the last ``pump`` took a whole batch and left the rest.
     """
 
     def __init__(self, endpoint: str | None) -> None:
@@ -56,6 +53,7 @@ class Link:
         name = f"{program}:{os.getpid()}"
         self.session = Session(secrets.token_bytes(limits.SESSION_BYTES), name, self.endpoint, random.random)
         self.closed = False
+        self.behind = False
         self._connect()
 
     def check_usable(self) -> None:
@@ -73,7 +71,8 @@ class Link:
     def pump(self) -> bool:
         """Send what is to be sent and take in what came, until both are done; True if the socket is a new one.
 
-        A send may use up the edge that would have announced a message, so receiving comes last.
+        A send may use up the edge that would have announced a message, so receiving comes last. After a batch it
+        returns with ``behind`` set: nothing will announce what still waits, so it has to be called again soon.
         """
         now = time.monotonic()
         session = self.session
@@ -81,6 +80,7 @@ class Link:
         if renewed:
             self._socket.close(0)
             self._connect()
+        self.behind = False
         for _ in range(BATCH):
             self.flush()
             try:
@@ -92,7 +92,8 @@ class Link:
             except OversizedMessage:
                 continue  # It is not an answer to anything that was asked; the deadline covers the call.
             self._take(now, frames)
-        return self.pump() or renewed
+        self.behind = True
+        return renewed
 
     def leave(self) -> None:
         """End every call and say goodbye, without waiting for anything."""
@@ -131,16 +132,7 @@ class Link:
             outbox.clear()
 
     def _connect(self) -> None:
-        socket = self._context.socket(zmq.DEALER)
-        socket.set(zmq.LINGER, LINGER_MS)
-        socket.set(zmq.SNDHWM, 0)
-        socket.set(zmq.RCVHWM, 0)
-        socket.set(zmq.MAXMSGSIZE, limits.MESSAGE_MAX_BYTES)
-        socket.set(zmq.RECONNECT_IVL, RECONNECT_MS)
-        socket.set(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
-        socket.set(zmq.TCP_KEEPALIVE, 1)
-        socket.set(zmq.IPV6, "[" in self.endpoint)
-        socket.connect(self.endpoint)
+        socket = dealer(self._context, self.endpoint, RECONNECT_MAX_MS)
         self._socket = socket
         self.fd = socket.fileno()
         self._receive = receiver(socket)
@@ -154,19 +146,7 @@ def check_endpoint(endpoint: str) -> str:
     Raises:
         InvalidRequestError: saying what is allowed.
     """
-    given: Any = endpoint
-    scheme, separator, rest = endpoint.partition("://") if isinstance(given, str) else ("", "", "")
-    if not separator or scheme not in ("ipc", "tcp") or not rest:
-        raise InvalidRequestError(
-            f"endpoint is {endpoint!r}; allowed: ipc://PATH or tcp://HOST:PORT", details={"field": "endpoint"}
-        )
-    if scheme == "ipc" and len(os.fsencode(rest)) > IPC_PATH_MAX_BYTES:
-        raise InvalidRequestError(
-            f"endpoint {endpoint!r} has a path of over {IPC_PATH_MAX_BYTES} bytes", details={"field": "endpoint"}
-        )
-    port = rest.rpartition(":")[2]
-    if scheme == "tcp" and not (port.isdecimal() and 1 <= int(port) <= PORT_MAX):
-        raise InvalidRequestError(
-            f"endpoint {endpoint!r} has no port from 1 to {PORT_MAX}", details={"field": "endpoint"}
-        )
+    fault = endpoint_fault(endpoint)
+    if fault:
+        raise InvalidRequestError(f"endpoint {fault}", details={"field": "endpoint"})
     return endpoint

@@ -36,4 +36,5 @@ class RetryBudget:
             return None
         self._tokens -= 1.0
         backoff_s = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2.0**retries)
-        return max(error.retry_after_ms / 1000, backoff_s) * (0.5 + self._random())
+        # The jitter only adds to what the broker asked for: sooner, it would refuse again.
+        return max(error.retry_after_ms / 1000, backoff_s * 0.5) + backoff_s * self._random()

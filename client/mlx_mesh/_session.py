@@ -7,9 +7,9 @@ callbacks of each request. The shells (:mod:`._sync` and :mod:`._async`) own the
 from __future__ import annotations
 
 from collections import deque
-from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Any
 
+from mlx_mesh._agenda import Agenda
 from mlx_mesh._retry import RetryBudget
 from mlx_mesh_wire import (
     CancelledError,
@@ -28,7 +28,7 @@ from mlx_mesh_wire import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from mlx_mesh._options import Call
+    from mlx_mesh._pending import Pending
     from mlx_mesh_wire.body import Frame
     from mlx_mesh_wire.messages import Message
 
@@ -38,40 +38,13 @@ WAITING_MAX = 1024
 OUTSTANDING = 64
 """Places before WELCOME tells the number."""
 
+PAUSE_S = 1.0
+"""With work outstanding the session is looked after every ``ping_s``. This much later means that the process was
+stopped, or that its event loop was blocked.
+"""
+
 KEEPALIVE_S = 30.0
 """An idle client says something this often, so that the broker does not forget it."""
-
-
-class Pending:
-    """A call that has no answer yet.
-
-    Attributes:
-        due: its deadline.
-        done: called once, with the FINAL and its frames or with the error.
-        piece: called for each chunk of a stream.
-        sent: it is with the broker, or was.
-        ended: it has its answer.
-    """
-
-    __slots__ = ("call", "done", "due", "ended", "id", "message", "next_seq", "piece", "read", "retries", "sent")
-
-    def __init__(
-        self,
-        call: Call,
-        due: float,
-        done: Callable[[messages.Final | MeshError, Sequence[bytes]], None],
-        piece: Callable[[Sequence[bytes]], None] | None,
-    ) -> None:
-        self.call = call
-        self.due = due
-        self.done = done
-        self.piece = piece
-        self.id = 0
-        self.retries = 0
-        self.next_seq = 0
-        self.read = 0
-        self.sent = False
-        self.ended = False
 
 
 class Session:
@@ -99,9 +72,7 @@ class Session:
         self._outstanding: dict[int, Pending] = {}
         self._lanes: tuple[dict[Pending, None], dict[Pending, None], dict[Pending, None]] = ({}, {}, {})
         self._waiting = 0
-        self._timers: list[tuple[float, int, Pending, bool]] = []
-        self._timer_count = 0
-        self._stale_timers = 0
+        self._agenda = Agenda()
         self._places = OUTSTANDING
         self._ping_s = 1.0
         self._silent_s = 5.0
@@ -109,6 +80,7 @@ class Session:
         self._said = 0.0
         self._greeted = 0.0
         self._pinged = 0.0
+        self._awake = 0.0
         self._welcomed = False
         self.epoch = ""
         self.reconnect = False
@@ -128,18 +100,18 @@ class Session:
     def connected(self, now: float) -> None:
         """A connection was made: greet, and send again what is outstanding."""
         self.reconnect = False
-        self._heard = self._pinged = now
+        self._heard = self._pinged = self._awake = now
         self._greet(now)
-        self._resend(now)
 
     def start(self, now: float, pending: Pending) -> None:
         """Begin a call; one that finds no place waits, and one too many is refused at once."""
         self._budget.earn()
+        self._awake = now
         if self._waiting >= WAITING_MAX:
             text = f"{WAITING_MAX} calls wait in this client already; send fewer at once, or open another client"
             self._end(pending, OverloadedError(text, retryable=True), ())
             return
-        self._at(pending.due, pending, False)
+        self._agenda.add(pending.due, pending, retry=False)
         self._submit(now, pending)
 
     def cancel(self, pending: Pending) -> None:
@@ -147,34 +119,30 @@ class Session:
         if pending.ended:
             return
         pending.ended = True
-        self._stale_timers += 1
         if self._outstanding.pop(pending.id, None) is not None:
             self._say(messages.Cancel(pending.id))
         self._unqueue(pending)
-        self._compact()
+        self._agenda.ended()
 
-    def read(self, pending: Pending) -> None:
-        """The caller took a chunk: grant credit, half a window at a time."""
-        pending.read += 1
-        if not pending.ended and pending.read * 2 >= pending.call.window:
-            self._say(messages.Credit(pending.id, pending.read))
-            pending.read = 0
+    def read(self, now: float, pending: Pending) -> None:
+        """The caller took a chunk: grant credit for it, or do so later for several."""
+        credit = pending.take(now)
+        if credit and not pending.ended:
+            self._say(messages.Credit(pending.id, credit))
 
     def message(self, now: float, message: Message, frames: Sequence[bytes]) -> None:
         """Handle a message from the broker; types that do not concern a client are ignored."""
-        self._heard = now
+        self._heard = self._awake = now
         handler = self._on.get(type(message))
         if handler is not None:
             handler(now, message, frames)
 
     def tick(self, now: float) -> None:
         """Do what the time demands: deadlines, retries, pings, a new connection."""
-        timers = self._timers
-        while timers and timers[0][0] <= now:
-            _, _, pending, retry = heappop(timers)
-            if pending.ended:
-                self._stale_timers -= not retry
-            elif retry:
+        self._notice_pause(now)
+        while (item := self._agenda.due(now)) is not None:
+            pending, retry = item
+            if retry:
                 self._submit(now, pending)
             else:
                 self._expire(pending)
@@ -188,13 +156,14 @@ class Session:
         due = self._said + KEEPALIVE_S
         if self._outstanding:
             due = min(due, max(self._heard, self._pinged) + self._ping_s, self._heard + self._silent_s)
-        return min(due, self._timers[0][0]) if self._timers else due
+        first = self._agenda.next()
+        return due if first is None else min(due, first)
 
     def close(self, why: MeshError) -> None:
         """End every call and say goodbye."""
         for pending in [*self._outstanding.values(), *(p for lane in self._lanes for p in lane)]:
             self._end(pending, why, ())
-        for _, _, pending, _ in self._timers:
+        for pending in list(self._agenda):
             if not pending.ended:
                 self._end(pending, why, ())
         self._outstanding.clear()
@@ -235,40 +204,43 @@ class Session:
         if call.op == STATUS_OP:
             self._say(messages.Status(pending.id))
             return
+        if pending.at_most_once and not self._welcomed:
+            return  # A broker that never answers must not leave it unknown whether it has run.
         flags = call.flags | Flag.RESEND if pending.sent else call.flags
-        pending.sent = True
+        pending.sent = pending.on_wire = True
         remaining_ms = max(1, int((pending.due - now) * 1000))
         self._said = now
-        self.outbox.append(
-            (
-                messages.Request(
-                    pending.id, call.op, call.model, call.lane, remaining_ms, flags, call.window, call.affinity,
-                    call.traceparent,
-                ),
-                call.frames,
-            )
+        window = pending.room() if call.window else 0
+        request = messages.Request(
+            pending.id, call.op, call.model, call.lane, remaining_ms, flags, window, call.affinity, call.traceparent,
+            pending.next_seq,
         )  # fmt: skip
+        self.outbox.append((request, call.frames))
 
     def _greet(self, now: float) -> None:
+        """Say HELLO, and again all that is outstanding."""
         self._welcomed = False
         self._said = self._greeted = now
         hello = messages.Hello(limits.PROTOCOL_MAJOR, limits.PROTOCOL_MINOR, self._key, self._name, self.epoch)
         self._say(hello)
-
-    def _resend(self, now: float) -> None:
-        for pending in list(self._outstanding.values()):
-            pending.read = 0
+        for pending in self._outstanding.values():
+            pending.on_wire = False
             self._transmit(now, pending)
 
     def _say(self, message: Message) -> None:
         self.outbox.append((message, ()))
 
     def _final(self, now: float, message: messages.Final, frames: Sequence[bytes]) -> None:
-        pending = self._outstanding.pop(message.id, None)
-        if pending is not None:
-            self._end(pending, message, frames)
-            if self._waiting:
-                self._fill(now)
+        pending = self._outstanding.get(message.id)
+        if pending is None:
+            return
+        if message.chunks > pending.next_seq and pending.piece is not None:
+            self._ask_again(now, pending)
+            return
+        del self._outstanding[message.id]
+        self._end(pending, message, frames)
+        if self._waiting:
+            self._fill(now)
 
     def _chunk(self, now: float, message: messages.Chunk, frames: Sequence[bytes]) -> None:
         pending = self._outstanding.get(message.id)
@@ -279,7 +251,15 @@ class Session:
             self._say(messages.Credit(pending.id, 1))
         elif message.seq == pending.next_seq:
             pending.next_seq += 1
+            pending.incomplete = False
             pending.piece(frames)
+        elif not pending.incomplete:
+            self._ask_again(now, pending)
+
+    def _ask_again(self, now: float, pending: Pending) -> None:
+        """Chunks were lost with an earlier connection: have the stream go on from the last one that came."""
+        pending.incomplete = True
+        self._transmit(now, pending)
 
     def _error(self, now: float, message: messages.Error, frames: Sequence[bytes]) -> None:
         if message.id == 0:
@@ -297,7 +277,7 @@ class Session:
         else:
             pending.retries += 1
             pending.sent = False
-            self._at(now + pause_s, pending, True)
+            self._agenda.add(now + pause_s, pending, retry=True)
         self._fill(now)
 
     def _connection_error(self, message: messages.Error) -> None:
@@ -313,17 +293,28 @@ class Session:
         self._places = message.limits.get("outstanding_max", OUTSTANDING)
         self._ping_s = message.intervals.get("ping_ms", 1000) / 1000
         self._silent_s = message.intervals.get("silent_ms", 5000) / 1000
+        for pending in [each for each in self._outstanding.values() if each.at_most_once and not each.on_wire]:
+            self._transmit(now, pending)
         self._fill(now)
 
     def _reset(self, now: float, message: messages.Reset, frames: Sequence[bytes]) -> None:
+        dropped = self._outstanding.get(message.dropped)
+        if dropped is not None:
+            dropped.sent = False
         # Messages that were on their way with the HELLO are each answered by a RESET; one that comes much later means
         # that the HELLO itself was lost, with the broker that it was meant for.
         if self._welcomed or now - self._greeted >= self._ping_s:
             self._greet(now)
-            self._resend(now)
 
     def _ping(self, now: float, message: messages.Ping, frames: Sequence[bytes]) -> None:
         self._say(messages.Pong(message.nonce))
+
+    def _notice_pause(self, now: float) -> None:
+        """Not having run is no silence of the broker: what it said meanwhile has not been read yet."""
+        asleep = now - self._awake
+        self._awake = now
+        if asleep > PAUSE_S + self._ping_s:
+            self._heard = min(now, self._heard + asleep)
 
     def _mind_silence(self, now: float) -> None:
         if self._outstanding and now - self._heard >= self._silent_s:
@@ -353,21 +344,8 @@ class Session:
 
     def _end(self, pending: Pending, outcome: messages.Final | MeshError, frames: Sequence[bytes]) -> None:
         pending.ended = True
-        self._stale_timers += 1
         pending.done(outcome, frames)
-        if self._stale_timers > 256:  # noqa: PLR2004  below that a rebuild costs more than it frees
-            self._compact()
-
-    def _at(self, when: float, pending: Pending, retry: bool) -> None:
-        self._timer_count += 1
-        heappush(self._timers, (when, self._timer_count, pending, retry))
-
-    def _compact(self) -> None:
-        """Drop the timers of ended calls once they are the larger part; constant cost per call on average."""
-        if self._stale_timers > 256 and self._stale_timers * 2 > len(self._timers):  # noqa: PLR2004  as above
-            self._timers = [entry for entry in self._timers if not entry[2].ended]
-            self._timers.sort()
-            self._stale_timers = 0
+        self._agenda.ended()
 
 
 STATUS_OP = "mesh.status"

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Self
 from mlx_mesh import _readiness
 from mlx_mesh._link import Link
 from mlx_mesh._options import DEFAULT_TIMEOUT_S, WINDOW, Call, check_op, check_window, embed_bodies, options
+from mlx_mesh._pending import Pending
 from mlx_mesh._results import Embeddings
-from mlx_mesh._session import STATUS_OP, Pending, result_of
+from mlx_mesh._session import STATUS_OP, result_of
 from mlx_mesh_wire import CancelledError, DeadlineExceededError, InternalError, MeshError, messages, pack_body
 from mlx_mesh_wire.sleeper import Sleeper
 from mlx_mesh_wire.wake import Wake
@@ -208,13 +209,13 @@ class Mesh:
     def _read(self, pending: Pending) -> None:
         with self._lock:
             if not self._link.closed:
-                self._link.session.read(pending)
+                self._link.session.read(time.monotonic(), pending)
                 self._pump()
 
     def _pump(self) -> None:
         """Send and receive, with the lock held; wake the thread if it would sleep too long or on an old socket."""
         renewed = self._link.pump()
-        if renewed or self._link.session.next_tick() < self._sleeps_until:
+        if renewed or self._link.behind or self._link.session.next_tick() < self._sleeps_until:
             self._wake.set()
 
     def _serve(self) -> None:
@@ -237,7 +238,7 @@ class Mesh:
             due = link.session.next_tick()
             if due <= now:
                 link.session.tick(now)
-            if link.pump():
+            if link.pump() or link.behind:
                 return
             self._sleeps_until = link.session.next_tick()
         if self._wake.fd in sleeper.sleep(max(0.0, self._sleeps_until - time.monotonic())):

@@ -70,7 +70,10 @@ class Welcome(NamedTuple):
 
 
 class Request(NamedTuple):
-    """Client to broker: compute this. The body and the buffers follow as further frames."""
+    """Client to broker: compute this. The body and the buffers follow as further frames.
+
+    ``seen`` is the number of chunks that the reader of a stream has, 0 at first; ``window`` counts from there.
+    """
 
     request_id: int
     op: str
@@ -81,6 +84,7 @@ class Request(NamedTuple):
     window: int
     affinity: bytes
     traceparent: str
+    seen: int = 0
 
 
 class Chunk(NamedTuple):
@@ -91,13 +95,17 @@ class Chunk(NamedTuple):
 
 
 class Final(NamedTuple):
-    """The result. ``queue_us`` is the wait and ``service_us`` the computing, in microseconds."""
+    """The result. ``queue_us`` is the wait and ``service_us`` the computing, in microseconds.
+
+    ``chunks`` is how many came before it, so that a reader can tell whether it has them all.
+    """
 
     id: int
     attempts: int
     queue_us: int
     service_us: int
     flags: int
+    chunks: int = 0
 
 
 class Error(NamedTuple):
@@ -142,9 +150,13 @@ class Bye(NamedTuple):
 
 
 class Reset(NamedTuple):
-    """Broker to a peer it does not know: say HELLO (or READY) and send again what is outstanding."""
+    """Broker to a peer it does not know: say HELLO (or READY) and send again what is outstanding.
+
+    ``dropped`` is the id of the REQUEST that this answers, 0 for any other message: it has not been taken in.
+    """
 
     epoch: str
+    dropped: int = 0
 
 
 class Status(NamedTuple):
@@ -357,16 +369,24 @@ RANGES: dict[type[Message], Bounds] = {
         "remaining_ms": (0, limits.REMAINING_MAX_MS),
         "flags": (0, FLAGS_MAX),
         "window": (0, limits.WINDOW_MAX_CHUNKS),
+        "seen": _COUNT,
     },
     Chunk: {"id": _ID, "seq": _COUNT},
-    Final: {"id": _ID, "attempts": _COUNT, "queue_us": _COUNT, "service_us": _COUNT, "flags": (0, FLAGS_MAX)},
+    Final: {
+        "id": _ID,
+        "attempts": _COUNT,
+        "queue_us": _COUNT,
+        "service_us": _COUNT,
+        "flags": (0, FLAGS_MAX),
+        "chunks": _COUNT,
+    },
     Error: {"id": _ID_OR_CONNECTION, "retry_after_ms": (0, limits.REMAINING_MAX_MS)},
     Cancel: {"id": _ID},
     Credit: {"id": _ID, "chunks": (1, limits.WINDOW_MAX_CHUNKS)},
     Ping: {"nonce": _COUNT},
     Pong: {"nonce": _COUNT},
     Bye: {},
-    Reset: {},
+    Reset: {"dropped": _COUNT},
     Status: {"id": _ID},
     Bundle: {},
     Loading: _WORKER_RANGES,

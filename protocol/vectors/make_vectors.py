@@ -72,19 +72,20 @@ REQUEST = {
     "affinity": b"", "traceparent": "",
 }  # fmt: skip
 JOB = {"job_id": 9, "attempt": 1, "session": S16, **REQUEST}
+REQUEST["seen"] = 0
 TYPES: dict[str, tuple[int, dict[str, Any]]] = {
     "Hello": (1, {"major": 1, "minor": 0, "session": S16, "name": "n", "last_epoch": ""}),
     "Welcome": (2, {"major": 1, "minor": 0, "epoch": "e", "limits": {"frames_max": 8}, "intervals": {}}),
     "Request": (3, REQUEST),
     "Chunk": (4, {"id": 1, "seq": 0}),
-    "Final": (5, {"id": 1, "attempts": 1, "queue_us": 20, "service_us": 300, "flags": 0}),
+    "Final": (5, {"id": 1, "attempts": 1, "queue_us": 20, "service_us": 300, "flags": 0, "chunks": 0}),
     "Error": (6, {"id": 0, "code": "INTERNAL", "message": "m", "retryable": False, "retry_after_ms": 0}),
     "Cancel": (7, {"id": 1}),
     "Credit": (8, {"id": 1, "chunks": 1}),
     "Ping": (9, {"nonce": 0}),
     "Pong": (10, {"nonce": MAX}),
     "Bye": (11, {"reason": ""}),
-    "Reset": (12, {"epoch": "e"}),
+    "Reset": (12, {"epoch": "e", "dropped": 0}),
     "Status": (13, {"id": 1}),
     "Bundle": (14, {"sizes": [10, 3, 12, 0]}),
     "Loading": (32, WORKER),
@@ -122,6 +123,9 @@ LIMITS: list[tuple[str, str, Any, Any]] = [
     ("Request", "window", 1024, 1025),
     ("Request", "affinity", b"a" * 64, b"a" * 65),
     ("Request", "traceparent", "t" * 64, "t" * 65),
+    ("Request", "seen", MAX, -1),
+    ("Final", "chunks", MAX, MAX + 1),
+    ("Reset", "dropped", MAX, -1),
     ("Chunk", "id", 1, 0),
     ("Chunk", "seq", MAX, MAX + 1),
     ("Final", "queue_us", MAX, -1),

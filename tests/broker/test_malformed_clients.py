@@ -15,7 +15,7 @@ from mlx_mesh_wire import encode_header, limits, messages, pack_body, unpack_bod
 from tests.broker.dealer import Dealer, dealer
 from tests.live import LiveMesh, Process, until
 
-REQUEST = [3, 7, "echo", "", 1, 30_000, 0, 0, b"", ""]
+REQUEST = [3, 7, "echo", "", 1, 30_000, 0, 0, b"", "", 0]
 BODY = msgpack.packb("x")
 
 

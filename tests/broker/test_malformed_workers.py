@@ -53,7 +53,7 @@ MALFORMED = {
     "an array that ends early": [b"\x9a\x21"],
     "a header of over 4 KiB": [header(37, b"x" * limits.HEADER_MAX_BYTES)],
     "too many frames": [header(37, 1, 0, False, [], [], {}), *[b""] * limits.FRAMES_MAX],
-    "too many bytes": [header(5, 1, 1, 0, 0, 0), *[bytes(13 << 20)] * 5],
+    "too many bytes": [header(5, 1, 1, 0, 0, 0, 0), *[bytes(13 << 20)] * 5],
     "a READY without ops": [changed(9, [])],
     "a READY with too many ops": [changed(9, ["x"] * 65)],
     "a READY with an op that is bytes": [changed(9, [b"x"])],
@@ -69,7 +69,7 @@ MALFORMED = {
     "a HELD with too many entries": [header(34, b"i" * 16, [[b"s" * 16, 1, 1]] * 101)],
     "a BEAT with negative memory": [header(37, 1, 0, False, [], [], {"rss": -1})],
     "a BEAT with too many models": [header(37, 1, 0, False, [], ["x"] * 65, {})],
-    "a FINAL of job 0": [header(5, 0, 1, 0, 0, 0)],
+    "a FINAL of job 0": [header(5, 0, 1, 0, 0, 0, 0)],
     "an ERROR without a code": [header(6, 1, "", "", False, 0)],
     "a CHUNK with a sequence that is a float": [header(4, 1, 0.0)],
 }
@@ -114,7 +114,7 @@ def test_unknown_types_and_trailing_fields_are_ignored(peer: Dealer, client: Dea
     peer.take(messages.Welcome)
     peer.raw(header(60, "what is this"), b"\xc1")
     request = client.request("by-hand", 1)
-    peer.raw(header(5, job(peer).job_id, 1, 0, 0, 0, "later"), b"\x01")
+    peer.raw(header(5, job(peer).job_id, 1, 0, 0, 0, 0, "later"), b"\x01")
     assert client.answer(request) == 1
     assert peer.settle() == []
 

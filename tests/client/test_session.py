@@ -8,7 +8,8 @@ import pytest
 
 from mlx_mesh import _session as module
 from mlx_mesh._options import options
-from mlx_mesh._session import STATUS_OP, Pending, Session
+from mlx_mesh._pending import Pending
+from mlx_mesh._session import STATUS_OP, Session
 from mlx_mesh_wire import CancelledError, MeshError, messages, pack_body
 from mlx_mesh_wire.messages import Flag
 
@@ -40,11 +41,17 @@ class Bench:
         return said
 
     def call(
-        self, *, timeout: float = 60.0, lane: str = "standard", window: int = 0, op: str = "echo", **kwargs: Any
+        self,
+        *,
+        timeout: float = 60.0,
+        lane: str = "standard",
+        window: int = 0,
+        op: str = "echo",
+        at_most_once: bool = False,
     ) -> Pending:
         self.calls += 1
         number = self.calls
-        chosen = options(model=None, timeout=timeout, lane=lane, at_most_once=False, wait_for_ready=False)
+        chosen = options(model=None, timeout=timeout, lane=lane, at_most_once=at_most_once, wait_for_ready=False)
 
         def done(outcome: Any, frames: Any) -> None:
             assert number not in self.outcomes
@@ -207,20 +214,93 @@ def test_chunks_come_once_and_in_order_and_credit_is_granted_by_half_windows() -
     bench = Bench()
     pending = bench.call(window=4)
     bench.said()
-    for seq in (0, 1, 1, 0, 3, 2):
+    for seq in (0, 1, 1, 0, 2):
         bench.hear(messages.Chunk(1, seq), [b"%d" % seq])
     bench.hear(messages.Chunk(99, 0), [b"?"])
     assert bench.pieces == [[b"0"], [b"1"], [b"2"]]
     assert [messages.Credit(1, 1)] * 2 == bench.said()
-    bench.session.read(pending)
+    bench.session.read(bench.now, pending)
     assert bench.said() == []
-    bench.session.read(pending)
+    bench.session.read(bench.now, pending)
     assert [messages.Credit(1, 2)] == bench.said()
     bench.hear(error(1, "WORKER_LOST", retryable=True))
     assert bench.code(1) == "WORKER_LOST"
-    bench.session.read(pending)
-    bench.session.read(pending)
+    bench.session.read(bench.now, pending)
+    bench.session.read(bench.now, pending)
     assert bench.said() == []
+
+
+def test_a_slow_reader_grants_credit_once_a_second_although_it_has_read_little() -> None:
+    bench = Bench()
+    pending = bench.call(window=16)
+    bench.said()
+    for seq in range(3):
+        bench.hear(messages.Chunk(1, seq), [b"x"])
+        bench.now += 1.1
+        bench.session.read(bench.now, pending)
+    assert [messages.Credit(1, 2), messages.Credit(1, 1)] == bench.said()
+
+
+def test_a_chunk_that_is_missing_is_asked_for_once_and_the_stream_goes_on_from_there() -> None:
+    bench = Bench()
+    pending = bench.call(window=4)
+    bench.said()
+    bench.hear(messages.Chunk(1, 0), [b"0"])
+    bench.session.read(bench.now, pending)
+    for seq in (2, 3):
+        bench.hear(messages.Chunk(1, seq), [b"%d" % seq])
+    (again,) = [each for each in bench.said() if isinstance(each, messages.Request)]
+    assert (1, 1, 4, Flag.RESEND) == (again.request_id, again.seen, again.window, again.flags)
+    for seq in (1, 2):
+        bench.hear(messages.Chunk(1, seq), [b"%d" % seq])
+    bench.hear(messages.Final(1, 1, 0, 0, 0, 3), BODY)
+    assert [[b"0"], [b"1"], [b"2"]] == bench.pieces
+    assert bench.code(1) == "OK"
+
+
+def test_an_end_that_came_before_the_last_chunks_is_no_end() -> None:
+    bench = Bench()
+    bench.call(window=4)
+    bench.said()
+    bench.hear(messages.Final(1, 1, 0, 0, 0, 1), BODY)
+    assert bench.outcomes == {}
+    assert [0] == [each.seen for each in bench.said()]
+    bench.hear(messages.Chunk(1, 0), [b"0"])
+    bench.hear(messages.Final(1, 1, 0, 0, 0, 1), BODY)
+    assert bench.code(1) == "OK"
+
+
+def test_a_process_that_was_stopped_does_not_take_its_own_pause_for_the_brokers() -> None:
+    bench = Bench()
+    bench.call()
+    bench.now += 20.0
+    bench.session.tick(bench.now)
+    assert not bench.session.reconnect
+    for _ in range(6):
+        bench.now += 0.99
+        bench.session.tick(bench.now)
+    assert bench.session.reconnect
+
+
+def test_at_most_once_waits_for_the_welcome_so_that_nobody_wonders_whether_it_was_taken() -> None:
+    bench = Bench(welcome=False)
+    bench.call(at_most_once=True)
+    assert [] == bench.said()
+    bench.welcome()
+    (request,) = bench.said()
+    assert Flag.AT_MOST_ONCE == request.flags
+
+
+def test_at_most_once_that_a_new_broker_dropped_unread_has_not_been_sent() -> None:
+    bench = Bench()
+    bench.call(at_most_once=True)
+    bench.call(at_most_once=True)
+    bench.said()
+    bench.hear(messages.Reset("e2", 2))
+    assert [messages.Hello] == [type(each) for each in bench.said()]
+    bench.welcome("e2")
+    lost, dropped = bench.said()
+    assert (Flag.AT_MOST_ONCE | Flag.RESEND, Flag.AT_MOST_ONCE) == (lost.flags, dropped.flags)
 
 
 def test_calls_beyond_the_places_wait_by_lane_and_go_out_as_places_become_free() -> None:
@@ -292,4 +372,4 @@ def test_timers_of_ended_calls_do_not_pile_up() -> None:
             bench.hear(messages.Final(bench.said()[-1].request_id, 1, 0, 0, 0), BODY)
         else:
             bench.session.cancel(pending)
-    assert len(bench.session._timers) < 1000
+    assert len(list(bench.session._agenda)) < 1000

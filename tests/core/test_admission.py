@@ -310,6 +310,20 @@ def test_when_the_worker_lets_a_shared_job_expire_the_followers_get_a_run_of_the
     assert {second: "OK"} == two.answers()
 
 
+def test_the_deadline_of_the_one_who_began_is_not_that_of_the_one_who_took_over() -> None:
+    mesh = Harness()
+    worker, one, two = mesh.worker(pure=["echo"]), mesh.client("one"), mesh.client("two")
+    first, second = one.request(ms=1000), two.request(ms=9000)
+    (job,) = worker.jobs()
+    mesh.advance(1.01)
+    assert {first: "DEADLINE_EXCEEDED"} == one.answers()
+    worker.say(messages.Error(job.job_id, "DEADLINE_EXCEEDED", "too late", False, 0))
+    (again,) = worker.jobs()
+    assert 7900 < again.remaining_ms < 8000
+    worker.finish(again)
+    assert {second: "OK"} == two.answers()
+
+
 def test_an_error_of_a_shared_computation_is_everybodys() -> None:
     mesh = Harness()
     worker, one, two = mesh.worker(pure=["echo"]), mesh.client("one"), mesh.client("two")

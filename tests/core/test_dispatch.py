@@ -22,7 +22,7 @@ def test_a_request_becomes_a_job_and_its_result_an_answer() -> None:
     mesh.advance(0.25)
     worker.finish(job, body=[b"result"])
     ((final, frames),) = client.take()
-    assert (request_id, 1, 0, 50, 0) == tuple(final)
+    assert (request_id, 1, 0, 50, 0, 0) == tuple(final)
     assert list(frames) == [b"result"]
 
 

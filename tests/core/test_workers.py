@@ -337,20 +337,35 @@ def test_an_unreachable_worker_gets_no_work_until_it_is_back_on_a_new_connection
     worker.route = b"new-route"
     worker.returning([(client.session, held)])
     assert state_of(mesh, worker) == "ready"
-    assert {lost, waiting} == {job.request_id for job in worker.jobs()}
+    again = {job.request_id: job for job in worker.jobs()}
+    assert {held, lost, waiting} == set(again)
     client.take()
-    worker.finish(jobs[0])
+    worker.finish(jobs[0])  # of the old connection: whether it came through or not, the job is asked for again
+    assert {} == client.answers()
+    worker.finish(again[held])
     assert {held: "OK"} == client.answers()
 
 
-def test_at_most_once_lost_on_the_way_to_a_worker_is_run_since_it_never_arrived() -> None:
+def test_at_most_once_that_a_worker_no_longer_holds_is_not_run_again() -> None:
     mesh = Harness()
     worker, client = mesh.worker(), mesh.client()
-    client.request(flags=Flag.AT_MOST_ONCE)
+    request_id = client.request(flags=Flag.AT_MOST_ONCE)
     worker.jobs()
     worker.route = b"new-route"
     worker.returning()
-    assert len(worker.jobs()) == 1
+    assert worker.jobs() == []
+    assert {request_id: "WORKER_LOST"} == client.answers()
+
+
+def test_an_engine_error_of_at_most_once_is_not_to_be_retried() -> None:
+    mesh = Harness()
+    worker, client = mesh.worker(), mesh.client()
+    client.request(flags=Flag.AT_MOST_ONCE)
+    client.request()
+    client.take()
+    for job in worker.jobs():
+        worker.say(messages.Error(job.job_id, "OUT_OF_MEMORY", "later", True, 50))
+    assert [False, True] == [message.retryable for message, _ in client.take()]
 
 
 def test_ready_again_takes_over_other_ops() -> None:

@@ -43,6 +43,8 @@ class Admission:
         known = session.outstanding.get(message.request_id)
         if known is not None:
             state.metrics.counts["duplicates"] += 1
+            if known.stream:
+                self._dispatcher.resume(known, message.seen, message.window)
             return
         request = Request(session, message, frames, state.now)
         why = self._refusal(request)

@@ -85,7 +85,8 @@ class Answers:
         dispatched = request.dispatched or state.now
         queue_us = max(0, int((dispatched - request.arrived) * 1e6))
         self._forget(request, OK, dispatched)
-        state.to_client(request.session, Final(request.id, request.attempts, queue_us, service_us, flags), frames)
+        final = Final(request.id, request.attempts, queue_us, service_us, flags, request.next_seq)
+        state.to_client(request.session, final, frames)
 
     def _error(self, request: Request, why: Failure) -> None:
         self._forget(request, why.code, request.dispatched or self._state.now)

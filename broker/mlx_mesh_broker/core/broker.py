@@ -49,6 +49,7 @@ class Broker:
         self._workers = Workers(state, self._answers, self._dispatcher)
         self._sweeper = Alarm(self._sweep)
         state.timers.set(self._sweeper, now + SWEEP_S, now)
+        state.alarm(config.rejoin_s, self._workers.expire_parked)
         self._on: dict[type, Callable[[Any], None]] = {
             events.FromClient: self._clients.message,
             events.FromWorker: self._workers.message,

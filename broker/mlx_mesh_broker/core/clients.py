@@ -167,7 +167,8 @@ class Clients:
     def _reset(self, route: bytes, message: Message) -> None:
         if type(message) is not Bye:
             self._state.metrics.counts["resets"] += 1
-            self._send(route, Reset(self._state.epoch))
+            dropped = message.request_id if type(message) is Request else 0
+            self._send(route, Reset(self._state.epoch, dropped))
 
     def _cancel(self, session: Session, message: Cancel, frames: Sequence[bytes]) -> None:
         request = session.outstanding.get(message.id)

@@ -8,7 +8,7 @@ from mlx_mesh_broker.core.answers import failure
 from mlx_mesh_broker.core.lifecycle import COMING, WorkerState
 from mlx_mesh_broker.core.state import AFFINITY_MAX
 from mlx_mesh_wire import limits
-from mlx_mesh_wire.messages import Cancel, Flag, Job
+from mlx_mesh_wire.messages import Cancel, Credit, Flag, Job
 
 if TYPE_CHECKING:
     from mlx_mesh_broker.core.answers import Answers, Failure
@@ -42,6 +42,7 @@ class Dispatcher:
         job_id = state.stamp()
         request.worker = worker
         request.job_id = job_id
+        request.job_due = request.due
         request.attempts += 1
         request.dispatched = now
         if not worker.jobs:
@@ -127,6 +128,32 @@ class Dispatcher:
         else:
             self._await_workers(queue)
 
+    def resume(self, request: Request, seen: int, room: int) -> None:
+        """Go on with a stream whose reader has ``seen`` chunks and room for some more, on a new connection.
+
+        Chunks that were on their way on the old one are lost. Workers keep none, so they are computed again.
+        """
+        more = room - request.credit
+        lost = seen < request.next_seq
+        request.starved_at = 0.0
+        if not lost and more > 0:
+            request.credit = room
+            if request.worker is not None:
+                self._state.to_worker(request.worker, Credit(request.job_id, more))
+        if not lost:
+            return
+        request.next_seq, request.credit = seen, room
+        if request.worker is None:
+            return
+        self._state.to_worker(request.worker, Cancel(request.job_id))
+        worker = self.release(request)
+        if request.at_most_once:
+            text = "chunks were lost with a connection; at_most_once forbids to run the request again"
+            self._answers.failed(request, failure("WORKER_LOST", text))
+        else:
+            self.take_back(request)
+        self.feed(worker)
+
     def drop(self, request: Request, why: Failure) -> None:
         """End a request wherever it is; if others share its computation, one of them takes it over."""
         self._withdraw(request)
@@ -155,7 +182,7 @@ class Dispatcher:
             assert worker is not None  # noqa: S101  it waits nowhere, so it runs
             if heir is not None:
                 worker.jobs[request.job_id] = heir
-                heir.worker, heir.job_id, request.worker = worker, request.job_id, None
+                heir.worker, heir.job_id, heir.job_due, request.worker = worker, request.job_id, request.job_due, None
                 return
             state.to_worker(worker, Cancel(request.job_id))
             self.release(request)

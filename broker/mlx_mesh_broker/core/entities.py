@@ -25,7 +25,7 @@ class Request:
 
     Attributes:
         due: the deadline, in seconds of the broker's clock; ``tick`` is the wheel's.
-        worker: who holds the job now, if any; ``job_id`` is that of the attempt.
+        worker: who holds the job now, if any; ``job_id`` is that of the attempt, ``job_due`` the deadline that it told.
         deaths: workers that died while they computed it.
         leader: the equal request whose computation this one shares; ``followers`` are its counterparts.
         key: what is equal, if it may be shared or cached.
@@ -35,14 +35,15 @@ class Request:
 
     __slots__ = (
         "affinity", "arrived", "attempts", "credit", "deaths", "dispatched", "due", "flags", "followers", "frames",
-        "id", "job_id", "key", "lane", "leader", "model", "next_seq", "op", "queue", "session", "size", "starved_at",
-        "stream", "tick", "traceparent", "waiting", "worker",
+        "id", "job_due", "job_id", "key", "lane", "leader", "model", "next_seq", "op", "queue", "session", "size",
+        "starved_at", "stream", "tick", "traceparent", "waiting", "worker",
     )  # fmt: skip
 
     def __init__(self, session: Session, message: messages.Request, frames: Sequence[bytes], now: float) -> None:
-        (self.id, self.op, self.model, self.lane, remaining_ms, self.flags, window, self.affinity, self.traceparent) = (
-            message
-        )
+        (
+            self.id, self.op, self.model, self.lane, remaining_ms, self.flags, window, self.affinity, self.traceparent,
+            self.next_seq,
+        ) = message  # fmt: skip
         self.session = session
         self.frames = frames
         self.size = sum(map(len, frames))
@@ -52,11 +53,11 @@ class Request:
         self.stream = window > 0
         self.credit = window
         self.starved_at = 0.0
-        self.next_seq = 0
         self.queue: Queue | None = None
         self.waiting = False
         self.worker: Worker | None = None
         self.job_id = 0
+        self.job_due = 0.0
         self.attempts = 0
         self.deaths = 0
         self.dispatched = 0.0

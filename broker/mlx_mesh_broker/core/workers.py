@@ -207,11 +207,16 @@ class Workers:
         self._dispatcher.changed(worker)
 
     def _reconcile(self, worker: Worker, held: set[tuple[bytes, int]]) -> None:
-        """After a new connection: what the worker does not hold was lost on the way and must be run."""
+        """After a new connection: ask again for what the worker holds, and have the rest run.
+
+        An answer may have been lost with the old connection; to a JOB that it knows the worker answers again.
+        """
         for request in list(worker.jobs.values()):
-            if (request.session.key, request.id) not in held:
-                self._dispatcher.release(request)
-                self._again(request, started=False)
+            self._dispatcher.release(request)
+            if (request.session.key, request.id) in held:
+                self._dispatcher.send(request, worker)
+            else:
+                self._again(request)
 
     def _adopt(self, worker: Worker, held: set[tuple[bytes, int]]) -> None:
         """Remember what the worker brought along, and bind requests that wait for just that."""
@@ -232,6 +237,9 @@ class Workers:
         if request is None:
             self._state.metrics.counts["late_answers"] += 1
             return
+        if message.chunks > request.next_seq:
+            self._dispatcher.drop(request, failure("INTERNAL", f"the worker skipped chunk {request.next_seq}"))
+            return
         worker.progressed = self._state.now
         worker.served += 1
         self._dispatcher.release(request)
@@ -244,8 +252,14 @@ class Workers:
             self._state.metrics.counts["late_answers" if message.id else "worker_complaints"] += 1
             return
         worker.progressed = self._state.now
-        why = Failure(message.code, message.message, message.retryable, message.retry_after_ms, frames)
-        if message.code in ("DEADLINE_EXCEEDED", "CANCELLED"):
+        # What has reached a worker may have had its effects.
+        retryable = message.retryable and not request.at_most_once
+        why = Failure(message.code, message.message, retryable, message.retry_after_ms, frames)
+        if message.code == "DEADLINE_EXCEEDED" and request.due > request.job_due:
+            # It was the deadline of another request, whose computation this one has taken over.
+            self._dispatcher.release(request)
+            self._dispatcher.take_back(request)
+        elif message.code in ("DEADLINE_EXCEEDED", "CANCELLED"):
             # These befell this request alone; whoever shares its computation has a time of its own.
             followers, request.followers = request.followers or (), None
             self._dispatcher.release(request)
@@ -352,7 +366,7 @@ class Workers:
             self._state.to_worker(worker, Cancel(job_id))
             self._dispatcher.release(request)
         for job_id, request in jobs:
-            self._again(request, started=True, died=job_id in blamed)
+            self._again(request, died=job_id in blamed)
 
     def _blamed(self, worker: Worker) -> frozenset[int]:
         """Return the jobs that were being computed as of the last beat; all that it held, if it named none."""
@@ -377,11 +391,11 @@ class Workers:
         jobs, worker.jobs = worker.jobs, {}
         for job_id, request in jobs.items():
             request.worker = None
-            self._again(request, started=True, died=job_id in blamed)
+            self._again(request, died=job_id in blamed)
         for place in [place for place, holding in state.holdings.items() if holding.worker is worker]:
             del state.holdings[place]
 
-    def _again(self, request: Request, *, started: bool, died: bool = False) -> None:
+    def _again(self, request: Request, *, died: bool = False) -> None:
         """Run a request once more, unless it must not be: it was to run once, or it has cost too many workers."""
         state = self._state
         request.deaths += died
@@ -391,7 +405,7 @@ class Workers:
             state.log("error", "request_quarantined", op=request.op, client=request.session.name, request=request.id)
             text = f"{request.deaths} workers died while they computed this request; it is quarantined"
             self._answers.failed(request, failure("POISON_REQUEST", text))
-        elif request.at_most_once and started:
+        elif request.at_most_once:
             text = "the worker was lost after it may have started; at_most_once forbids to run the request again"
             self._answers.failed(request, failure("WORKER_LOST", text))
         else:
@@ -402,7 +416,9 @@ class Workers:
         state = self._state
         for place in [place for place, holding in state.holdings.items() if holding.until <= state.now]:
             del state.holdings[place]
-        if state.now >= state.started + state.config.rejoin_s:
-            for request in list(state.parked.values()):
-                text = "no worker holds this request, and at_most_once forbids to run it again"
-                self._dispatcher.drop(request, failure("WORKER_LOST", text))
+
+    def expire_parked(self) -> None:
+        """End the requests that must not run again and whose workers have not come back in time."""
+        for request in list(self._state.parked.values()):
+            text = "no worker holds this request, and at_most_once forbids to run it again"
+            self._dispatcher.drop(request, failure("WORKER_LOST", text))
