@@ -1,4 +1,4 @@
-"""Whole messages in and out of a ZeroMQ socket, at the lowest cost per frame that pyzmq allows.
+"""Connecting, and whole messages in and out of a ZeroMQ socket, at the lowest cost per frame that pyzmq allows.
 
 ``recv_multipart`` and ``send_multipart`` add several Python calls to every frame; the methods of the compiled
 base class, bound once, take about half the time. This is the one place that uses them.
@@ -22,7 +22,29 @@ _RCVMORE = int(zmq.RCVMORE)
 _EVENTS = int(zmq.EVENTS)
 _POLLIN = int(zmq.POLLIN)
 
+LINGER_MS = 500
+"""How long what was sent last is waited for when a peer leaves."""
+
+RECONNECT_MS = 50
+"""The first pause before a broken connection is made anew; it doubles with each attempt."""
+
 Frame = bytes | memoryview
+
+
+def dealer(context: zmq.Context[zmq.Socket[bytes]], endpoint: str, reconnect_max_ms: int) -> zmq.Socket[bytes]:
+    """Return a DEALER that connects to a broker, whenever that comes; clients and workers are to differ in no more."""
+    socket = context.socket(zmq.DEALER)
+    socket.set(zmq.LINGER, LINGER_MS)
+    # The broker bounds what it gives a peer; a full pipe would only hide that its messages wait.
+    socket.set(zmq.SNDHWM, 0)
+    socket.set(zmq.RCVHWM, 0)
+    socket.set(zmq.MAXMSGSIZE, limits.MESSAGE_MAX_BYTES)
+    socket.set(zmq.RECONNECT_IVL, RECONNECT_MS)
+    socket.set(zmq.RECONNECT_IVL_MAX, reconnect_max_ms)
+    socket.set(zmq.TCP_KEEPALIVE, 1)
+    socket.set(zmq.IPV6, "[" in endpoint)
+    socket.connect(endpoint)
+    return socket
 
 
 class OversizedMessage(Exception):  # noqa: N818  an event to handle, not a failure of the caller

@@ -47,6 +47,11 @@ class NoLoad(BatchEngine):
     def load(self): raise OSError("config.json: no such file")
     def run(self, batch): return batch
 
+class NoComma(Upper): ops = ("shout")
+
+class LateModels(Upper):
+    def load(self): self.models = [f"m{number}" for number in range(65)]
+
 NotAnEngine = int
 """
 
@@ -168,7 +173,10 @@ def test_a_broken_engine_leaves_a_record_of_what_broke_it_and_of_nothing_else(me
         ("no.such.module:X", 78, "cannot import no.such.module"),
         ("mine:Missing", 78, "has no such class"),
         ("mine:NotAnEngine", 78, "is not a subclass"),
+        ("mine:NoComma", 78, "NoComma.ops is 'shout'; allowed: a tuple of names; a tuple of one has a comma"),
+        ("mine:LateModels", 78, "LateModels.models is ['m0', "),
         ("mine:NoLoad", 1, "config.json: no such file"),
+        ("mine:NoLoad", 1, "load_failed"),
     ],
 )
 def test_an_engine_that_cannot_be_had_is_explained(mesh: LiveMesh, engine: str, code: int, text: str) -> None:
@@ -177,11 +185,30 @@ def test_an_engine_that_cannot_be_had_is_explained(mesh: LiveMesh, engine: str, 
     assert [] == list((mesh.dir / "recorders").iterdir())
 
 
-@pytest.mark.parametrize(("flag", "value"), [("--slots", "-1"), ("--drain-s", "soon"), ("--log-level", "loud")])
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("--slots", "-1"),
+        ("--drain-s", "soon"),
+        ("--log-level", "loud"),
+        ("--name", "n" * 100),
+        ("--name", "two\nlines"),
+        ("--broker", "banana"),
+        ("--broker", "tcp://127.0.0.1:99999"),
+    ],
+)
 def test_bad_settings_are_refused_by_name(mesh: LiveMesh, flag: str, value: str) -> None:
     assert exit_code(mesh.worker("echo", "w", flag, value)) == 2
-    assert flag in mesh.log("w")
+    assert flag.strip("-") in mesh.log("w")
+    assert repr(value).strip("'") in mesh.log("w")
     assert "allowed" in mesh.log("w")
+
+
+def test_the_name_that_an_engine_gives_its_worker_is_cut_to_what_the_broker_takes(mesh: LiveMesh, peer: Peer) -> None:
+    mesh.engine(f"{MINE}\nclass {'U' * 80}(Upper): pass\n")
+    process = mesh.worker(f"mine:{'U' * 80}", "")
+    ready, _ = peer.take(messages.Ready)
+    assert ready.name == f"{'u' * 52}-{process.pid}"
 
 
 def test_a_missing_engine_is_refused(mesh: LiveMesh) -> None:

@@ -11,6 +11,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
+from mlx_mesh_worker.declared import check_declared
 from mlx_mesh_worker.engines import find_engine
 from mlx_mesh_worker.runner import Runner
 
@@ -78,11 +79,12 @@ class Compute:
         """Find the engine; load it on a thread of its own, unless it is inline.
 
         Raises:
-            EngineLoadError: there is no such engine, or an inline one cannot load.
+            EngineLoadError: there is no such engine, it declares what cannot be, or an inline one cannot load.
         """
         before = time.monotonic()
         cls = find_engine(self._settings.engine)
         self.engine = cls(self._settings.model)
+        check_declared(self.engine)
         self.phases.import_ms = (time.monotonic() - before) * 1e3
         if cls.inline:
             self._load(self.engine)
@@ -107,6 +109,7 @@ class Compute:
     def _load(self, engine: Engine) -> None:
         before = time.monotonic()
         engine.load()
+        check_declared(engine)
         loaded = time.monotonic()
         engine.warm()
         self.phases.load_ms = (loaded - before) * 1e3

@@ -11,7 +11,7 @@ from mlx_mesh_wire.logs import log, set_up
 from mlx_mesh_wire.paths import ensure_run_dir, ipc_endpoint, run_dir
 from mlx_mesh_wire.settings import SettingsError, add_flags, config_file, load_settings
 from mlx_mesh_worker.engine import EngineBrokenError, EngineLoadError
-from mlx_mesh_worker.settings import WorkerSettings
+from mlx_mesh_worker.settings import WorkerSettings, check_settings
 from mlx_mesh_worker.shell import Shell, install_signals
 
 if TYPE_CHECKING:
@@ -21,6 +21,9 @@ EXIT_BROKEN = 1
 EXIT_USAGE = 2
 EXIT_CONFIG = 78
 """EX_CONFIG of sysexits.h: starting again will not help, so supervisord is told not to."""
+
+
+LOAD_HINT = "it is started again; an engine that this does not help should raise EngineLoadError"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,7 +47,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         log("error", "engine_broken", engine=settings.engine, reason=str(error))
         return EXIT_BROKEN
     except Exception as error:  # noqa: BLE001  whatever it was, say it, exit non-zero and be started again
-        log("error", "crashed", reason=repr(error), traceback=traceback.format_exc())
+        why = {"reason": repr(error), "traceback": traceback.format_exc()}
+        if shell.loaded:
+            log("error", "crashed", **why)
+        else:
+            log("error", "load_failed", engine=settings.engine, hint=LOAD_HINT, **why)
         return EXIT_BROKEN
 
 
@@ -56,8 +63,7 @@ def _settings(argv: Sequence[str] | None) -> WorkerSettings:
     )
     add_flags(parser, WorkerSettings)
     settings = load_settings(WorkerSettings, "worker", file=config_file(), flags=vars(parser.parse_args(argv)))
-    if not settings.engine:
-        raise SettingsError("--engine is missing; allowed: echo, embed, or package.module:Class")
+    check_settings(settings)
     return settings
 
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mlx_mesh_wire.settings import setting
+from mlx_mesh_wire import limits
+from mlx_mesh_wire.endpoints import endpoint_fault
+from mlx_mesh_wire.settings import SettingsError, setting
+
+ENGINES = "echo, embed, or package.module:Class"
 
 
 @dataclass(frozen=True)
 class WorkerSettings:
     """Times in seconds."""
 
-    engine: str = setting("", help="echo, embed, or package.module:Class")
+    engine: str = setting("", help=ENGINES)
     model: str = setting("", help="a folder or the name of a model; empty for the engine's default")
     name: str = setting("", help="name shown to operators; empty for the engine's name and the pid")
     broker: str = setting("", help="the broker's backend endpoint; empty for the one in the run directory")
@@ -22,3 +26,20 @@ class WorkerSettings:
     failures_max: int = setting(5, low=1, high=1000, help="steps in a row that may fail before the process exits")
     log_level: str = setting("info", choices=("debug", "info", "warning", "error"), help="least level that is logged")
     log_format: str = setting("console", choices=("console", "json"), help="lines for people or for machines")
+
+
+def check_settings(settings: WorkerSettings) -> None:
+    """Refuse what no engine could be served with; the broker would refuse it too, and nobody would see why.
+
+    Raises:
+        SettingsError: naming the field, what was given and what is allowed.
+    """
+    if not settings.engine:
+        raise SettingsError(f"--engine is missing; allowed: {ENGINES}")
+    name = settings.name
+    if len(name) > limits.NAME_MAX_CHARS or not name.isprintable():
+        raise SettingsError(
+            f"name: {name!r} is not allowed; allowed: at most {limits.NAME_MAX_CHARS} characters that can be printed"
+        )
+    if settings.broker and (fault := endpoint_fault(settings.broker)):
+        raise SettingsError(f"broker: {fault}")

@@ -19,7 +19,7 @@ from mlx_mesh_wire.logs import log
 from mlx_mesh_wire.messages import Bundle
 from mlx_mesh_wire.recorder import FlightRecorder
 from mlx_mesh_wire.sleeper import Sleeper
-from mlx_mesh_wire.transport import OversizedMessage, receiver, sender
+from mlx_mesh_wire.transport import LINGER_MS, OversizedMessage, dealer, receiver, sender
 from mlx_mesh_wire.wake import Wake
 from mlx_mesh_worker.compute import Compute
 from mlx_mesh_worker.record import Record
@@ -42,8 +42,9 @@ LOADING_AFTER_S = 0.3
 BATCH = 64
 """Messages taken in before outcomes are sent."""
 
-LINGER_MS = 500
-RECONNECT_MS = 50
+DEFAULT_NAME_CHARS = limits.NAME_MAX_CHARS - 12
+"""What is taken of the engine's name; the rest is for the pid."""
+
 RECONNECT_MAX_MS = 500
 """A broker on the same machine is back within a second; waiting longer only delays its first jobs."""
 
@@ -67,6 +68,11 @@ class Shell:
         self._left = False
         self._announced = False
         self._watched = 0.0
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the engine was loaded and warmed up."""
+        return self._compute.runner is not None
 
     def signalled(self) -> None:
         """SIGTERM or SIGINT came: the first drains, the second hurries."""
@@ -108,16 +114,7 @@ class Shell:
         return self._left or self._socket is not socket
 
     def _connect(self) -> None:
-        socket = self._context.socket(zmq.DEALER)
-        socket.set(zmq.LINGER, LINGER_MS)
-        socket.set(zmq.SNDHWM, 0)
-        socket.set(zmq.RCVHWM, 0)
-        socket.set(zmq.MAXMSGSIZE, limits.MESSAGE_MAX_BYTES)
-        socket.set(zmq.RECONNECT_IVL, RECONNECT_MS)
-        socket.set(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
-        socket.set(zmq.TCP_KEEPALIVE, 1)
-        socket.set(zmq.IPV6, "[" in self._endpoint)
-        socket.connect(self._endpoint)
+        socket = dealer(self._context, self._endpoint, RECONNECT_MAX_MS)
         self._socket = socket
         self._receive = receiver(socket)
         self._send = sender(socket)
@@ -282,7 +279,7 @@ class Shell:
             major=limits.PROTOCOL_MAJOR,
             minor=limits.PROTOCOL_MINOR,
             instance=self._instance,
-            name=settings.name or f"{settings.engine.rpartition(':')[2].lower()}-{pid}",
+            name=settings.name or f"{settings.engine.rpartition(':')[2].lower()[:DEFAULT_NAME_CHARS]}-{pid}",
             host=host,
             machine=machine,
             pid=pid,
