@@ -292,6 +292,21 @@ def test_a_result_of_the_last_epoch_is_no_answer_to_the_job_that_has_its_number_
     assert send.message.id == 2
 
 
+def test_what_ends_between_a_new_connection_and_its_welcome_waits_to_be_asked_for() -> None:
+    bench = Bench()
+    bench.say(messages.Welcome(1, 0, "e1", {}, {}))
+    job = bench.admitted(1, 7)
+    bench.now += 6
+    bench.session.tick(bench.now, vitals)
+    assert Reconnect() == bench.session.take()[-1]
+    bench.session.connected(bench.now)
+    assert [[KEY, 7, 1]] == sent(bench.session.take())[0].jobs
+    assert [] == bench.done(job)
+    bench.say(messages.Welcome(1, 0, "e1", {}, {}))
+    (send,) = bench.job(2, 7)
+    assert (2, BODY) == (send.message.id, send.frames)
+
+
 def test_ids_stay_in_the_same_epoch() -> None:
     bench = Bench()
     bench.say(messages.Welcome(1, 0, "e1", {}, {}))

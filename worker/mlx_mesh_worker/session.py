@@ -166,6 +166,7 @@ class Session:
         silence = now - self._heard
         if silence >= self._intervals["silent_ms"] / 1000:
             self._heard = now
+            self._enter("")  # Who answers may be another broker, and the same one asks again for what is held.
             self.actions.append(Reconnect())
             return
         if now >= self._beat_due:
