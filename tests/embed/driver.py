@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from mlx_mesh_wire import MeshError, Tensor, messages, pack_body, unpack_body
 from mlx_mesh_worker.engines.embed import EmbedEngine
 from mlx_mesh_worker.engines.embed.engine import BUDGET_MAX, BUDGET_MIN
 from mlx_mesh_worker.job import Job
+from mlx_mesh_worker.record import Record
 from mlx_mesh_worker.runner import Admit, Cancel, Done, Runner
 
 Vectors = NDArray[np.float32]
@@ -23,7 +25,7 @@ class Driver:
     """One engine, its runner, and the answers so far by job id.
 
     Attributes:
-        steps: job ids of every step, in order.
+        steps: job ids of every step, in order, and before them those of a job that reads on first.
         reports: texts of tracebacks.
     """
 
@@ -32,7 +34,9 @@ class Driver:
         self.steps: list[list[int]] = []
         self.reports: list[str] = []
         self.answers: dict[int, Answer] = {}
-        self.runner = Runner(engine, lambda: 1.0, self._record, self.reports.append)
+        self.runner = Runner(engine, lambda: 1.0, Record(len, int), self.reports.append)
+        self._mark = engine.mark
+        engine.mark = self._note
         self._ids = 0
         size = BUDGET_MAX
         while smallest_batches and size > BUDGET_MIN:
@@ -84,9 +88,10 @@ class Driver:
         assert isinstance(answer, MeshError), answer
         return answer
 
-    def _record(self, ids: Any) -> None:
-        if ids:
-            self.steps.append(list(ids))
+    def _note(self, jobs: Iterable[Job]) -> None:
+        listed = list(jobs)
+        self.steps.append([job.id for job in listed])
+        self._mark(listed)
 
 
 def decoded(result: dict[str, Any]) -> dict[str, Any]:

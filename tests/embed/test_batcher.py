@@ -2,24 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import count
 
 import pytest
 
 from mlx_mesh_wire import messages
-from mlx_mesh_worker.engines.embed.batcher import CANDIDATES, TURN_OF_THE_OLDEST, Batcher, Piece, Work, padded
+from mlx_mesh_worker.engines.embed.batcher import (
+    CANDIDATES,
+    COST_OF_A_TEXT_CHARS,
+    TURN_OF_THE_OLDEST,
+    Batcher,
+    Piece,
+    Work,
+    padded,
+)
+from mlx_mesh_worker.engines.embed.tokens import Row
 from mlx_mesh_worker.job import Job
 from tests.embed.driver import BULK, INTERACTIVE, STANDARD
 
 _ids = count(1)
 
 
-def work(*lengths: int, lane: int = STANDARD, alone: bool = False) -> Work:
-    """Return a job with texts of these lengths."""
+ALL = 10**9
+
+
+def tokenize(texts: Sequence[str], first: int) -> list[Row]:
+    """A tokenizer that makes a token of each character; an upper-case text counts as cut."""
+    return [Row([0] * len(text), text.isupper()) for text in texts]
+
+
+def work(*lengths: int, lane: int = STANDARD, alone: bool = False, read: int = ALL) -> Work:
+    """Return a job with texts of these lengths, of which so many characters have been read."""
     flags = messages.Flag.ALONE if alone else 0
     job_id = next(_ids)
     message = messages.Job(job_id, 1, bytes(16), job_id, "embed", "", lane, 60_000, flags, 0, b"", "")
-    return Work(Job(message, [], 0.0), [[0] * length for length in lengths], [], normalize=True)
+    made = Work(Job(message, [], 0.0), ["x" * length for length in lengths], normalize=True)
+    made.read(tokenize, read)
+    return made
 
 
 def batcher(*works: Work) -> Batcher:
@@ -29,9 +49,12 @@ def batcher(*works: Work) -> Batcher:
     return made
 
 
-def take(batcher: Batcher, budget: int) -> list[Piece]:
+def take(batcher: Batcher, budget: int, read: int = ALL) -> list[Piece]:
     """Return the next batch; a job whose texts were all taken has ended."""
-    batch = batcher.next(budget)
+    first = batcher.turn()
+    if first.unread:
+        first.read(tokenize, read)
+    batch = batcher.batch(first, budget)
     for piece in batch:
         piece.work.missing -= 1
         if not piece.work.missing:
@@ -162,3 +185,50 @@ def test_a_job_that_was_removed_is_not_computed_any_further() -> None:
     assert None is made.remove(cancelled.job)
     while len(made):
         assert {other} == owners(take(made, 16))
+
+
+def test_texts_are_read_in_order_and_no_more_at_a_time_than_is_allowed() -> None:
+    job = work(9, 3, 5, 50, 1, read=COST_OF_A_TEXT_CHARS * 2 + 12)
+    assert ([9, 3], 3) == (job.tokens, len(job.unread))
+    job.read(tokenize, 1)
+    assert [9, 3, 5] == job.tokens, "one text is read whatever its length"
+    job.read(tokenize, ALL)
+    assert ([9, 3, 5, 50, 1], []) == (job.tokens, job.unread)
+    assert [(4, 1), (1, 3), (2, 5), (0, 9), (3, 50)] == [(p.position, len(p.ids)) for p in job.pieces]
+
+
+def test_texts_that_were_cut_keep_their_indices_though_they_are_read_in_parts() -> None:
+    job = Work(work(1).job, ["a", "B", "c", "D", "E"], normalize=True)
+    while job.unread:
+        job.read(tokenize, 1)
+    assert [1, 3, 4] == job.truncated
+
+
+def test_the_index_of_the_first_text_is_told_to_the_tokenizer() -> None:
+    told: list[tuple[int, int]] = []
+
+    def record(texts: Sequence[str], first: int) -> list[Row]:
+        told.append((first, len(texts)))
+        return tokenize(texts, first)
+
+    job = Work(work(1).job, ["x"] * 5, normalize=True)
+    while job.unread:
+        job.read(record, 2 * (1 + COST_OF_A_TEXT_CHARS))
+    assert [(0, 2), (2, 2), (4, 1)] == told
+
+
+def test_a_job_whose_turn_it_is_reads_on_and_those_that_wait_do_not() -> None:
+    large, small = work(*[8] * 40, read=1), work(8)
+    made = batcher(large, small)
+    assert {large} == owners(take(made, 8, read=1))
+    assert 2 == len(large.tokens)
+    assert {small} == owners(take(made, 8, read=1))
+    assert 2 == len(large.tokens)
+
+
+def test_a_job_of_which_all_that_was_read_is_computed_still_has_its_turns() -> None:
+    large = work(*[8] * 4, read=1)
+    made = batcher(large, work(8, lane=INTERACTIVE))
+    while len(made):
+        take(made, 64, read=1)
+    assert (0, [8, 8, 8, 8]) == (large.missing, large.tokens)

@@ -10,16 +10,19 @@ from hypothesis import strategies as st
 
 from mlx_mesh_worker.engines.embed.batcher import TURN_OF_THE_OLDEST, Batcher, Piece, Work, padded
 from tests.embed.driver import BULK, INTERACTIVE, STANDARD
-from tests.embed.test_batcher import work
+from tests.embed.test_batcher import take, work
 
 pytestmark = pytest.mark.slow
 
 LANES = st.sampled_from([INTERACTIVE, STANDARD, BULK])
+LENGTHS = st.lists(st.integers(1, 70), min_size=1, max_size=12)
+READ = st.integers(1, 300)
 WORKS = st.builds(
-    lambda lengths, lane, alone: work(*lengths, lane=lane, alone=alone),
-    st.lists(st.integers(1, 70), min_size=1, max_size=12),
+    lambda lengths, lane, alone, read: work(*lengths, lane=lane, alone=alone, read=read),
+    LENGTHS,
     LANES,
     st.booleans(),
+    READ,
 )
 ARRIVALS = st.lists(st.lists(WORKS, max_size=3), min_size=1, max_size=8)
 BUDGETS = st.integers(8, 256)
@@ -33,8 +36,8 @@ class Step(NamedTuple):
     waiting: list[Work]
 
 
-def run(arrivals: list[list[Work]], budget: int) -> list[Step]:
-    """Add some jobs before each batch, then go on to the end."""
+def run(arrivals: list[list[Work]], budget: int, read: int = 40) -> list[Step]:
+    """Add some jobs before each batch, then go on to the end; the job whose turn it is reads so many characters."""
     batcher = Batcher()
     held: list[Work] = []
     steps: list[Step] = []
@@ -46,24 +49,20 @@ def run(arrivals: list[list[Work]], budget: int) -> list[Step]:
         if not held:
             continue
         waiting = list(held)
-        batch = batcher.next(budget)
-        steps.append(Step(batch, waiting))
-        for piece in batch:
-            piece.work.missing -= 1
-            if not piece.work.missing:
-                batcher.remove(piece.work.job)
-                held.remove(piece.work)
+        steps.append(Step(take(batcher, budget, read), waiting))
+        held = [each for each in held if each.missing]
     assert len(batcher) == 0
     return steps
 
 
 @UNHURRIED
-@given(ARRIVALS, BUDGETS)
-def test_every_text_is_computed_once(arrivals: list[list[Work]], budget: int) -> None:
-    steps = run(arrivals, budget)
+@given(st.lists(st.tuples(LENGTHS, LANES, READ), min_size=1, max_size=12), BUDGETS, READ)
+def test_every_text_is_read_and_computed_once(jobs: list[tuple[list[int], int, int]], budget: int, read: int) -> None:
+    works = [work(*lengths, lane=lane, read=at_once) for lengths, lane, at_once in jobs]
+    steps = run([[each] for each in works], budget, read)
     computed = sorted((p.work.job.id, p.position, len(p.ids)) for step in steps for p in step.batch)
-    works = [each for group in arrivals for each in group]
-    assert computed == sorted((w.job.id, index, n) for w in works for index, n in enumerate(w.tokens))
+    expected = [(w.job.id, i, n) for w, (lengths, _, _) in zip(works, jobs, strict=True) for i, n in enumerate(lengths)]
+    assert sorted(expected) == computed
 
 
 @UNHURRIED

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from mlx_mesh_worker.engines.embed.config import read_config
-from mlx_mesh_worker.engines.embed.tokens import HEAD_CHARS_PER_TOKEN, Row, TextTokenizer
+from mlx_mesh_worker.engines.embed.tokens import HEAD_CHARS_PER_TOKEN, HEAD_GROWTH, Row, TextTokenizer
 from tests.embed.driver import Driver
 from tests.embed.folder import ROBERTA, ModelFolder
 
@@ -125,3 +125,22 @@ def test_of_a_long_text_little_more_than_the_model_reads_is_tokenised(
     assert [256] == result["tokens"]
     assert [0] == result["truncated"]
     assert [256 * HEAD_CHARS_PER_TOKEN] == seen
+
+
+def test_a_gap_does_not_cost_the_reading_of_all_behind_it(make: Make) -> None:
+    folder = make()
+    tokenizer = TextTokenizer(folder.path, read_config(folder.path))
+    seen: list[int] = []
+
+    class Counting:
+        """The real tokenizer, and how much it is given."""
+
+        def encode_batch_fast(self, texts: list[str]) -> object:
+            seen.extend(map(len, texts))
+            return real.encode_batch_fast(texts)
+
+    real = tokenizer._tokenizer
+    tokenizer._tokenizer = Counting()  # type: ignore[assignment]
+    (row,) = tokenizer(["w1" + " " * HEAD + "w2 " * 300_000])
+    assert ([2, 5, *[6] * 37, 3], True) == row
+    assert [HEAD, HEAD * HEAD_GROWTH] == seen

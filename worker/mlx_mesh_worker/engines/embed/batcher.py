@@ -1,4 +1,4 @@
-"""Which texts are computed together. Imports no MLX.
+"""Which texts are read and computed together. Imports no MLX.
 
 Texts of all jobs form batches by a budget of padded tokens. Jobs take turns, those of a higher lane before those of a
 lower; a batch holds nothing of a lower lane than the text it was made for, so that an interactive text does not pay
@@ -11,8 +11,9 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+    from mlx_mesh_worker.engines.embed.tokens import Row
     from mlx_mesh_worker.job import Job
 
 PAD_TO: Final = 8
@@ -23,6 +24,9 @@ TURN_OF_THE_OLDEST: Final = 5
 
 CANDIDATES: Final = 256
 """Texts looked at to fill a batch with others of about the same length."""
+
+COST_OF_A_TEXT_CHARS: Final = 16
+"""What reading a text takes beside its characters: 5 us, with 3 million characters in a second."""
 
 
 class Piece(NamedTuple):
@@ -37,26 +41,52 @@ class Work:
     """A job under way.
 
     Attributes:
-        pieces: texts still to be computed, the longest last.
+        unread: texts still to be tokenised, the first last.
+        pieces: texts that are tokenised and still to be computed, the longest last.
+        tokens: how many each text has that was tokenised.
+        truncated: indices of those among them that were cut.
         vectors: results by index, empty while missing.
         missing: how many are missing.
         turn: number of the batch that last had texts of this job; 0 before the first.
         since: number of the batch since which the job waits, be it for its first turn or the next.
     """
 
-    __slots__ = ("job", "missing", "normalize", "pieces", "since", "tokens", "truncated", "turn", "vectors")
+    __slots__ = (
+        "job", "missing", "normalize", "pieces", "since", "tokens", "truncated", "turn", "unread", "vectors",
+    )  # fmt: skip
 
-    def __init__(self, job: Job, rows: Sequence[Sequence[int]], truncated: list[int], normalize: bool) -> None:
+    def __init__(self, job: Job, texts: Sequence[str], normalize: bool) -> None:
         self.job = job
         self.normalize = normalize
-        self.tokens = [len(row) for row in rows]
-        self.truncated = truncated
-        self.vectors: list[bytes] = [b""] * len(rows)
-        self.missing = len(rows)
+        self.unread = list(reversed(texts))
+        self.pieces: list[Piece] = []
+        self.tokens: list[int] = []
+        self.truncated: list[int] = []
+        self.vectors: list[bytes] = [b""] * len(texts)
+        self.missing = len(texts)
         self.turn = 0
         self.since = 0
-        order = sorted(range(len(rows)), key=self.tokens.__getitem__)
-        self.pieces = [Piece(self, index, rows[index]) for index in order]
+
+    def read(self, tokenize: Callable[[Sequence[str], int], Sequence[Row]], chars_max: int) -> None:
+        """Tokenise the next texts: one of any length, or several of so many characters in all.
+
+        Args:
+            tokenize: called with the texts and the index of the first of them.
+            chars_max: the bound, which counts the fixed cost of each text too.
+
+        Raises:
+            InvalidRequestError: one of them cannot be computed; details name its index.
+        """
+        texts = [self.unread.pop()]
+        room = chars_max - _cost(texts[0])
+        while self.unread and (room := room - _cost(self.unread[-1])) >= 0:
+            texts.append(self.unread.pop())
+        first = len(self.tokens)
+        for index, row in enumerate(tokenize(texts, first), first):
+            self.tokens.append(len(row.ids))
+            self.truncated += [index] * row.truncated
+            self.pieces.append(Piece(self, index, row.ids))
+        self.pieces.sort(key=lambda piece: len(piece.ids))
 
 
 class Batcher:
@@ -78,10 +108,16 @@ class Batcher:
         """Forget a job."""
         return self._works.pop(job, None)
 
-    def next(self, budget: int) -> list[Piece]:
-        """Return the texts of the next batch, at least one; their padded tokens stay within the budget if they can."""
+    def turn(self) -> Work:
+        """Begin the next turn and return the job that has it; if it has unread texts it is to read first."""
         self._turn += 1
-        first = self._first()
+        waiting = [work for work in self._works.values() if work.pieces or work.unread]
+        if self._turn % TURN_OF_THE_OLDEST == 0:
+            return min(waiting, key=lambda work: work.since)
+        return min(waiting, key=lambda work: (work.job.lane, work.turn))
+
+    def batch(self, first: Work, budget: int) -> list[Piece]:
+        """Return the batch of a turn: at least one text, of that job; their padded tokens stay within the budget."""
         anchor = first.pieces.pop()
         batch = [anchor]
         width = padded(len(anchor.ids))
@@ -94,12 +130,6 @@ class Batcher:
         for piece in batch:
             piece.work.turn = piece.work.since = self._turn
         return batch
-
-    def _first(self) -> Work:
-        waiting = [work for work in self._works.values() if work.pieces]
-        if self._turn % TURN_OF_THE_OLDEST == 0:
-            return min(waiting, key=lambda work: work.since)
-        return min(waiting, key=lambda work: (work.job.lane, work.turn))
 
     def _fill(self, first: Work, length: int, room: int) -> list[Piece]:
         """Take further texts no longer than this, the closest in length, of jobs in the same lane or a higher one."""
@@ -118,6 +148,10 @@ class Batcher:
         for work in {id(piece.work): piece.work for piece in chosen}.values():
             work.pieces = [piece for piece in work.pieces if (id(work), piece.position) not in taken]
         return chosen
+
+
+def _cost(text: str) -> int:
+    return len(text) + COST_OF_A_TEXT_CHARS
 
 
 def padded(length: int) -> int:
