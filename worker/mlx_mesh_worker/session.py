@@ -340,7 +340,7 @@ class Session:
         started = job.started or done.finished
         queue_us = max(0, int((started - job.accepted) * 1e6))
         service_us = max(0, int((done.finished - started) * 1e6))
-        self.actions.append(Send(messages.Final(job.id, job.attempt, queue_us, service_us, 0), done.frames))
+        self.actions.append(Send(messages.Final(job.id, job.attempt, queue_us, service_us, 0, job.seq), done.frames))
 
     def _send_error(self, job: Job, error: Any, frames: Sequence[Frame]) -> None:
         text = error.message[: limits.ERROR_MESSAGE_MAX_CHARS]
