@@ -20,10 +20,12 @@ demo: $(READY) ## start a mesh, embed real text, search it, stop everything
 test: $(READY) ## run all tests (ARGS='tests/wire -x' to choose)
 	@$(BIN)/python -m pytest $(ARGS)
 
-check: $(READY) ## lint, formatting and types
+check: $(READY) ## lint, formatting, types, and that the tests reach every branch of the core
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/python -m pytest -q tests/core --cov=mlx_mesh_broker.core --cov-branch --cov-fail-under=100 \
+		--cov-report=term-missing:skip-covered
 
 format: $(READY) ## bring the code into its one format
 	@$(BIN)/ruff check --fix .

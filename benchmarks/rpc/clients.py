@@ -56,4 +56,20 @@ async def mosec(address: str, callers: int) -> AsyncIterator[list[Call]]:
         yield calls
 
 
-ASYNCIO = {"mesh": mesh, "nats": nats, "mosec": mosec}
+@asynccontextmanager
+async def mosec_aiohttp(address: str, callers: int) -> AsyncIterator[list[Call]]:
+    """One session of the usual HTTP library for asyncio, with as many connections as there are callers."""
+    import aiohttp
+
+    url = f"http://127.0.0.1:{address}/inference"
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=callers)) as session:
+
+        async def call(payload: bytes) -> bytes:
+            async with session.post(url, data=payload) as response:
+                response.raise_for_status()
+                return await response.read()
+
+        yield [call] * callers
+
+
+ASYNCIO = {"mesh": mesh, "nats": nats, "mosec": mosec, "mosec-aiohttp": mosec_aiohttp}

@@ -84,7 +84,12 @@ def start_mosec(group: Group) -> list[Peer] | Missing:
     if missing := _lacks("mosec", "mosec"):
         return missing
     port, middle = mosec_server(group, "benchmarks.rpc.mosec_echo", "mosec")
-    return [Peer("mosec", "mosec", str(port), middle)]
+    clients = {"mosec": "mosec", "mosec, aiohttp": "mosec-aiohttp"}
+    return [
+        Peer(name, client, str(port), middle)
+        for name, client in clients.items()
+        if client == "mosec" or not _lacks(name, "aiohttp")
+    ]
 
 
 def start_zerorpc(group: Group) -> list[Peer] | Missing:

@@ -66,7 +66,7 @@ def targets(rounds: Rounds) -> list[Target]:
             "echo p50 at 1 in flight, of NATS'", "at most", 1.0, ratio("p50", "nats"), "x", detail("p50", "nats", "us")
         )
     ]
-    for peer, bound in (("nats", 1.0), ("mosec", 3.0), ("zerorpc", 8.0)):
+    for peer, bound in (("nats", 1.0), ("mosec", 3.0), ("mosec, aiohttp", 3.0), ("zerorpc", 8.0)):
         what = f"echo requests/s at 64 in flight, of {peer}'s"
         found.append(Target(what, "at least", bound, ratio(rate, peer), "x", detail(rate, peer, "requests/s")))
     for ours in ("mesh", "mesh, raw client"):
