@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -43,6 +44,26 @@ def test_status_again_and_again_tells_the_rate(mesh: Shell):
 
     process = mesh.start("mlx-mesh", "status", "--watch", "0.1")
     assert process.stdout is not None
+    lines = iter(process.stdout.readline, b"")
+    assert any(b"requests/s" in line for line in lines)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 130
+    process.communicate()
+
+
+def test_watching_goes_on_while_the_broker_does_not_answer(mesh: Shell):
+    import signal
+
+    (broker,) = (p["pid"] for p in json.loads(mesh.good("status", "--json"))["processes"] if p["name"] == "broker")
+    process = mesh.start("mlx-mesh", "status", "--watch", "0.1", "--timeout", "0.3")
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.readline()
+    os.kill(broker, signal.SIGSTOP)
+    try:
+        assert process.stderr.readline().startswith(b"mlx-mesh: DEADLINE_EXCEEDED")
+    finally:
+        os.kill(broker, signal.SIGCONT)
     lines = iter(process.stdout.readline, b"")
     assert any(b"requests/s" in line for line in lines)
     process.send_signal(signal.SIGINT)
@@ -90,8 +111,12 @@ def test_vectors_can_keep_their_length(mesh: Shell):
         (["embed", "-"], b"\n", "standard input has no text"),
         (["embed", "-"], b"\xff", "not valid UTF-8"),
         (["embed", "x", "--model", "nonsense"], b"", "UNKNOWN_MODEL"),
-        (["embed", "x", "--timeout", "0"], b"", "timeout is 0"),
-        (["bench", "--op", "echo"], b"", "NO_WORKER"),
+        (
+            ["embed", "x", "--timeout", "0.000001"],
+            b"",
+            "see what waits with: mlx-mesh status, or allow more with --timeout",
+        ),
+        (["bench", "--op", "echo"], b"", "the mesh serves embed; see which workers there are with: mlx-mesh status"),
         (["drain", "nobody"], b"", "there is no worker 'nobody'; workers are: embed-0, embed-1"),
     ],
 )

@@ -97,6 +97,15 @@ def test_texts_that_were_cut_are_counted(mesh: Shell, tmp_path: Path):
     assert "1 text was cut to the model's length" in done.stderr.decode()
 
 
+def test_a_corpus_without_a_good_line_is_told_in_one_line(mesh: Shell, tmp_path: Path):
+    (tmp_path / "in.txt").write_text("\n\n")
+    done = mesh.mesh("embed", "--file", tmp_path / "in.txt", "--out", tmp_path / "out.npy", "--skip-bad")
+    assert done.stderr.decode().splitlines() == [
+        f"no text had a vector; {tmp_path}/out.npy has no rows",
+        f"2 lines left out; see {tmp_path}/out.npy.skipped.jsonl",
+    ]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "told"),
     [

@@ -52,7 +52,8 @@ def test_a_bad_line_of_text_is_told_and_the_next_one_is_read(data: bytes, proble
         ("{", "not JSON"),
         ("[" * 100_000, "not JSON"),
         ('["text"]', "expected a JSON object with the field 'text'"),
-        ('{"other": "x"}', "the field 'text' is missing"),
+        ('{"other": "x", "id": 1}', "the field 'text' is missing; there is other, id"),
+        ("{}", "the field 'text' is missing; there is none"),
         ('{"text": 5}', "the field 'text' is not a string but 5"),
         ('{"text": " "}', "the field 'text' is blank"),
         ('{"text": "\\ud800"}', "not valid UTF-8"),
@@ -179,6 +180,15 @@ def test_the_demo_has_hundreds_of_paragraphs_of_both_kinds():
         ["drain"],
         ["bench", "-c", "0"],
         ["bench", "-t", "nan"],
+        ["bench", "--size", "0"],
+        ["embed", "text", "--timeout", "0"],
+        ["embed", "text", "-"],
+        ["embed", "--file", "x.txt", "--out", "x.npy", "--lane", "interactive"],
+        ["embed", "--file", "x.txt", "--out", "x.npy", "--format", "json"],
+        ["embed", "--file", "x.txt", "--out", "x.npy", "--timeout", "5"],
+        ["up", "--timeout", "-5"],
+        ["down", "--timeout", "soon"],
+        ["status", "--watch", "0"],
         ["status", "--watch", "soon"],
     ],
 )
@@ -187,3 +197,25 @@ def test_wrong_usage_ends_with_2_and_says_how_it_is_used(argv: list[str], capsys
         main(argv)
     assert caught.value.code == 2
     assert "usage: mlx-mesh" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["up", "down", "status", "embed", "drain", "bench", "config"])
+def test_the_help_of_a_command_is_plain_text_with_examples_or_what_its_output_means(
+    command: str, capsys: pytest.CaptureFixture[str]
+):
+    with pytest.raises(SystemExit) as caught:
+        main([command, "--help"])
+    shown = capsys.readouterr().out
+    assert caught.value.code == 0
+    assert "``" not in shown
+    assert max(map(len, shown.splitlines())) <= 120
+    assert shown.rstrip().splitlines()[-1].strip()[:2] != "--", "something follows the options"
+
+
+def test_what_an_error_says_for_python_is_said_for_the_command():
+    from mlx_mesh.cli.output import told
+    from mlx_mesh_wire import InvalidRequestError, NoWorkerError
+
+    error = NoWorkerError("no worker serves 'x'; there is none; start one, or pass wait_for_ready=True to wait for it")
+    assert told(error).endswith("there is none; see which workers there are with: mlx-mesh status")
+    assert told(InvalidRequestError("wrong")) == "INVALID_REQUEST: wrong"

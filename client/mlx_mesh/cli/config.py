@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from mlx_mesh.cli.arguments import add_parser
 from mlx_mesh.cli.output import EXIT_OK, fail, say
 from mlx_mesh.cli.table import table
 from mlx_mesh_wire.paths import client_endpoint, run_dir
@@ -24,6 +25,16 @@ SETTINGS = {
 """Section of ``mesh.toml`` to where its fields are described. By name: a client does without broker and worker."""
 
 
+MORE = """\
+A later one wins: mesh.toml ($MLX_MESH_CONFIG, or the one in this folder, or in ~/.mlx-mesh), variables such as
+MLX_MESH_BROKER_LOG_LEVEL, flags of mlx-mesh-broker and mlx-mesh-worker. A mesh that is running keeps the settings that
+it was started with.
+
+examples:
+  mlx-mesh config                      what a mesh would be started with here
+  mlx-mesh config --check mesh.toml    what is wrong with that file, if anything"""
+
+
 class Setting(NamedTuple):
     """One setting: its name with the section, its value, and ``default`` or where the value was given."""
 
@@ -34,7 +45,13 @@ class Setting(NamedTuple):
 
 def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``config``."""
-    parser = commands.add_parser("config", help="show the settings in force", description=__doc__)
+    parser = add_parser(
+        commands,
+        "config",
+        summary="show the settings in force",
+        about="Show every setting, its value in this environment and where that comes from; or check a file.",
+        more=MORE,
+    )
     parser.add_argument("--check", type=Path, metavar="FILE", help="check a mesh.toml and say what is wrong with it")
     parser.add_argument("--json", action="store_true", help="as one JSON object, for scripts")
     parser.set_defaults(run=run)

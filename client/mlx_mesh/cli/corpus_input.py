@@ -63,8 +63,9 @@ def json_field(field: str) -> Callable[[str], str]:
             raise ValueError(f"expected a JSON object with the field {field!r}")
         text = row.get(field)
         if not isinstance(text, str):
-            given = "is missing" if field not in row else f"is not a string but {json.dumps(text)[:40]}"
-            raise ValueError(f"the field {field!r} {given}")
+            if field not in row:
+                raise ValueError(f"the field {field!r} is missing; there is {', '.join(row)[:60] or 'none'}")
+            raise ValueError(f"the field {field!r} is not a string but {json.dumps(text)[:40]}")
         if not text.strip():
             raise ValueError(f"the field {field!r} is blank")
         return text

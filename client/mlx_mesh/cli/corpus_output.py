@@ -103,13 +103,15 @@ class NpyWriter(AppendFile):
 
 
 class JsonlWriter(AppendFile):
-    """One JSON object for each text: ``line`` (its number in the input), ``tokens``, ``vector``."""
+    """One JSON object for each text: ``line`` (its number in the input), ``tokens``, ``truncated``, ``vector``."""
 
     def write(self, rows: Sequence[Embedded]) -> None:
         """Append rows."""
         for row in rows:
             vector = json_vector(row.vector)
-            self.append(f'{{"line": {row.line.number}, "tokens": {row.tokens}, "vector": {vector}}}\n')
+            cut = "true" if row.truncated else "false"
+            head = f'{{"line": {row.line.number}, "tokens": {row.tokens}, "truncated": {cut}, "vector": '
+            self.append(f"{head}{vector}}}\n")
 
 
 def npy_header(rows: int, dimension: int) -> bytes:

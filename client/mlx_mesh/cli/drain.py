@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from mlx_mesh.cli.arguments import add_parser, add_timeout
 from mlx_mesh.cli.connect import require_broker
 from mlx_mesh.cli.control import command
 from mlx_mesh.cli.output import EXIT_OK, CommandError, count, fail, say
@@ -13,15 +14,25 @@ if TYPE_CHECKING:
     import argparse
 
 ASK_EVERY_S = 0.1
+MORE = """\
+examples:
+  mlx-mesh drain embed-0               returns when embed-0 holds nothing
+  mlx-mesh drain embed-0 --undo        it gets work again"""
 
 
 def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``drain``."""
-    parser = commands.add_parser("drain", help="let a worker finish, give it nothing new", description=__doc__)
-    parser.add_argument("worker", help="its name, as in: mlx-mesh status")
+    parser = add_parser(
+        commands,
+        "drain",
+        summary="let a worker finish, give it nothing new",
+        about="Let a worker finish what it holds and give it nothing new, until it is put back or starts again.",
+        more=MORE,
+    )
+    parser.add_argument("worker", metavar="WORKER", help="its name, as in: mlx-mesh status")
     parser.add_argument("--undo", action="store_true", help="give it work again")
     parser.add_argument("--no-wait", action="store_true", help="do not wait until it holds nothing")
-    parser.add_argument("--timeout", type=float, default=60.0, help="seconds to wait for that (default: %(default)g)")
+    add_timeout(parser, 60.0, "how long to wait for that")
     parser.set_defaults(run=run)
 
 

@@ -11,7 +11,7 @@ from mlx_mesh.cli.connect import require_broker
 from mlx_mesh.cli.corpus import Corpus
 from mlx_mesh.cli.corpus_input import Line, fingerprint, json_field, plain_text, read_lines
 from mlx_mesh.cli.corpus_progress import Paths, Progress, load_progress
-from mlx_mesh.cli.output import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, count, fail, note
+from mlx_mesh.cli.output import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, count, fail, note, told
 from mlx_mesh.cli.progress_bar import ProgressBar
 from mlx_mesh.cli.table import duration, milliseconds, percentile
 from mlx_mesh_wire import MeshError
@@ -30,7 +30,8 @@ READY_WITHIN_S = 30.0
 def run_file(args: argparse.Namespace) -> int:
     """Embed a corpus into a file."""
     if args.out is None or args.out.suffix not in OUTPUTS:
-        args.usage_error("--file needs --out with a name that ends in .npy or .jsonl")
+        given = "" if args.out is None else f", not {args.out}"
+        args.usage_error(f"--file needs --out with a name that ends in .npy or .jsonl{given}")
     if not args.out.parent.is_dir():
         fail(f"{args.out.parent} is not a folder")
     if args.out.exists() and not args.restart:
@@ -117,13 +118,15 @@ async def _run(corpus: Corpus) -> tuple[str, int]:
     except asyncio.CancelledError:
         return "interrupted", EXIT_INTERRUPTED
     except MeshError as error:
-        return f"stopped by {error}", EXIT_FAILED
+        return f"stopped by {told(error)}", EXIT_FAILED
     return "", EXIT_OK
 
 
 def _sum_up(corpus: Corpus, paths: Paths, out: Path, *, finished: bool) -> None:
     done = corpus.progress
-    if finished:
+    if finished and not done.rows:
+        note(f"no text had a vector; {out} has no rows")
+    elif finished:
         rates = f"{done.rows / done.seconds:,.0f} texts/s, {done.tokens / done.seconds:,.0f} tokens/s"
         note(f"{count(done.rows, 'text')} to {out} in {duration(done.seconds)}: {rates}")
         note(f"model {done.model}, {done.dimension} numbers a vector, {count(done.tokens, 'token')}")
@@ -131,7 +134,8 @@ def _sum_up(corpus: Corpus, paths: Paths, out: Path, *, finished: bool) -> None:
         p50, p95 = (milliseconds(percentile(ordered, share)) for share in (0.5, 0.95))
         note(f"{count(len(ordered), 'request')} in this run: p50 {p50}, p95 {p95}")
     if done.truncated:
-        note(f"{count(done.truncated, 'text was', 'texts were')} cut to the model's length")
+        which = "" if out.suffix == ".jsonl" else "; with a .jsonl as --out its rows say which"
+        note(f"{count(done.truncated, 'text was', 'texts were')} cut to the model's length{which}")
     if done.skipped:
         note(f"{count(done.skipped, 'line')} left out; see {paths.skipped}")
     for refused in corpus.refused:

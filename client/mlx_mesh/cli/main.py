@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from mlx_mesh.cli import bench, config, drain, embed, status, up
-from mlx_mesh.cli.output import EXIT_FAILED, EXIT_INTERRUPTED, CommandError, note, say
+from mlx_mesh.cli.output import EXIT_FAILED, EXIT_INTERRUPTED, CommandError, note, say, told
 from mlx_mesh_wire import MeshError
 from mlx_mesh_wire.settings import SettingsError
 
@@ -68,7 +68,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_PIPE_CLOSED
     except KeyboardInterrupt:
         return _failed("interrupted", EXIT_INTERRUPTED)
-    except (MeshError, SettingsError, OSError) as error:
+    except MeshError as error:
+        return _failed(told(error), EXIT_FAILED)
+    except (SettingsError, OSError) as error:
         return _failed(str(error), EXIT_FAILED)
     return outcome
 

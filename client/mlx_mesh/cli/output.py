@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import sys
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from mlx_mesh_wire import MeshError
 
 EXIT_OK = 0
 EXIT_FAILED = 1
@@ -26,6 +29,20 @@ class CommandError(Exception):
 def fail(message: str, status: int = EXIT_FAILED) -> NoReturn:
     """Raise :class:`CommandError`."""
     raise CommandError(message, status)
+
+
+WHAT_TO_DO = {
+    "NO_WORKER": "see which workers there are with: mlx-mesh status",
+    "OVERLOADED": "try again in a moment; see what waits with: mlx-mesh status",
+    "DEADLINE_EXCEEDED": "see what waits with: mlx-mesh status, or allow more with --timeout",
+}
+"""By the code of an error."""
+
+
+def told(error: MeshError) -> str:
+    """Return what went wrong and what to do about it, in the words of the command."""
+    text = str(error).replace("; start one, or pass wait_for_ready=True to wait for it", "")
+    return "; ".join(filter(None, (text, WHAT_TO_DO.get(error.code))))
 
 
 def say(text: str = "") -> None:

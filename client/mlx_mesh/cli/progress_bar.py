@@ -32,6 +32,8 @@ class ProgressBar:
         self._next = self._started + (0 if self._terminal else LOG_EVERY_S)
 
     def __enter__(self) -> ProgressBar:
+        if self._terminal:
+            self.show(self._first)
         return self
 
     def __exit__(self, *_: object) -> None:

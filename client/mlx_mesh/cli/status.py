@@ -7,34 +7,51 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+from mlx_mesh.cli.arguments import add_parser, add_timeout, seconds
 from mlx_mesh.cli.connect import require_broker
-from mlx_mesh.cli.output import EXIT_OK, count, say
+from mlx_mesh.cli.output import EXIT_OK, count, note, say, told
 from mlx_mesh.cli.supervisor import Supervisor
 from mlx_mesh.cli.table import duration, size, table
+from mlx_mesh_wire import MeshError
 from mlx_mesh_wire.messages import LANE_NAMES
 from mlx_mesh_wire.paths import run_dir
 
 if TYPE_CHECKING:
     import argparse
 
+MORE = """\
+columns:
+  STATE    loading, ready, draining; suspect: not heard of for a while; stalled: held work does not get on
+  BUSY     requests that the worker holds / its slots
+  SERVED   requests that it has answered
+  HEARD    how long ago its last sign of life came
+  AGAIN    requests whose worker was lost, which wait for another
+
+A process that supervisord could not keep running is listed with the reason."""
+
+WATCH_MIN_S = 0.1
 CLEAR_SCREEN = "\x1b[H\x1b[2J"
 
 
 def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``status``."""
-    parser = commands.add_parser("status", help="show workers and queues", description=__doc__)
+    parser = add_parser(
+        commands,
+        "status",
+        summary="show workers and queues",
+        about="Show the workers, what waits in the queues, and what the broker has answered.",
+        more=MORE,
+    )
     parser.add_argument("--json", action="store_true", help="all figures as one JSON object, for scripts")
     parser.add_argument(
         "--watch",
         nargs="?",
-        type=float,
+        type=seconds,
         const=2.0,
         metavar="SECONDS",
-        help="show it again and again (default: every 2 s)",
+        help="show it again and again, every 2 s or as told, until Ctrl-C",
     )
-    parser.add_argument(
-        "--timeout", type=float, default=5.0, help="seconds to wait for the broker (default: %(default)g)"
-    )
+    add_timeout(parser, 5.0, "how long to wait for the broker")
     parser.set_defaults(run=run)
 
 
@@ -46,16 +63,26 @@ def run(args: argparse.Namespace) -> int:
     with Mesh() as mesh:
         before: dict[str, Any] | None = None
         while True:
-            found = {**mesh.status(timeout=args.timeout), "processes": Supervisor(run_dir()).processes()}
-            text = json.dumps(found) if args.json else render(found, before)
-            if args.watch and not args.json and sys.stdout.isatty():
-                text = CLEAR_SCREEN + text
-            say(text)
-            sys.stdout.flush()
+            try:
+                found = {**mesh.status(timeout=args.timeout), "processes": Supervisor(run_dir()).processes()}
+            except MeshError as error:
+                if not args.watch:
+                    raise
+                note(f"mlx-mesh: {told(error)}")  # a mesh that starts again is what one watches
+            else:
+                _show(found, before, args)
+                before = found
             if not args.watch:
                 return EXIT_OK
-            before = found
-            time.sleep(max(args.watch, 0.1))
+            time.sleep(max(args.watch, WATCH_MIN_S))
+
+
+def _show(found: dict[str, Any], before: dict[str, Any] | None, args: argparse.Namespace) -> None:
+    text = json.dumps(found) if args.json else render(found, before)
+    if args.watch and not args.json:
+        text = CLEAR_SCREEN + text if sys.stdout.isatty() else text + "\n"
+    say(text)
+    sys.stdout.flush()
 
 
 def render(status: dict[str, Any], before: dict[str, Any] | None = None) -> str:

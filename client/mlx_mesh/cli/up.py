@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mlx_mesh.cli.arguments import add_parser, add_timeout
 from mlx_mesh.cli.connect import listening
 from mlx_mesh.cli.logs import Follower
 from mlx_mesh.cli.output import EXIT_INTERRUPTED, EXIT_OK, CommandError, fail, note, say
@@ -27,29 +28,39 @@ READY_WITHIN_S = 600.0
 STOPPED_WITHIN_S = 90.0
 """Above what ``supervisord.conf`` grants the workers (40 s) and then the broker (15 s)."""
 
+UP_MORE = """\
+examples:
+  mlx-mesh up                          in the foreground, with all logs
+  mlx-mesh up --detach                 return when every worker is warm; stop it with: mlx-mesh down
+  mlx-mesh up --conf my.conf           other engines, models or numbers of workers: a changed supervisord.conf"""
+
 LOOK_EVERY_S = 0.1
 FOLLOW_EVERY_S = 0.25
 
 
 def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``up`` and ``down``."""
-    parser = commands.add_parser(
-        "up", help="start the mesh", description="Start the mesh under supervisord, show its logs, stop it on Ctrl-C."
+    parser = add_parser(
+        commands,
+        "up",
+        summary="start the mesh",
+        about="Start a broker and its workers under supervisord, show their logs, and stop them on Ctrl-C.",
+        more=UP_MORE,
     )
     parser.add_argument("-d", "--detach", action="store_true", help="return as soon as it is ready, leave it running")
     parser.add_argument(
         "--conf", type=Path, metavar="FILE", help="a supervisord.conf (default: the one that came along)"
     )
-    parser.add_argument(
-        "--timeout", type=float, default=READY_WITHIN_S, help="seconds until it has to be ready (default: %(default)g)"
-    )
+    add_timeout(parser, READY_WITHIN_S, "how long it may take to get ready, else it is stopped again")
     parser.set_defaults(run=run_up)
-    parser = commands.add_parser(
-        "down", help="stop the mesh", description="Stop the mesh; workers finish what they hold."
+    parser = add_parser(
+        commands,
+        "down",
+        summary="stop the mesh",
+        about="Stop the mesh. Workers finish what they hold, for at most 30 seconds.",
+        more="A mesh that was started by supervisord itself is stopped too.",
     )
-    parser.add_argument(
-        "--timeout", type=float, default=STOPPED_WITHIN_S, help="seconds until it has to be gone (default: %(default)g)"
-    )
+    add_timeout(parser, STOPPED_WITHIN_S, "how long to wait until all of it is gone")
     parser.set_defaults(run=run_down)
 
 
