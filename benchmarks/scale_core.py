@@ -28,7 +28,13 @@ STEP_S = 20e-6
 
 REMAINING_MS = 7 * 24 * 3600 * 1000
 BODY_BYTES = 100
-LIMITS = Config(queue_max_requests=10**7, queue_max_bytes=10**12, client_max_outstanding=10**7)
+LIMITS = Config(
+    queue_max_requests=10**7,
+    queue_max_bytes=10**12,
+    client_max_outstanding=10**7,
+    client_max_request_bytes=10**12,
+    requests_max_bytes=10**12,
+)
 
 
 class Core:

@@ -39,6 +39,8 @@ def _requests(snapshot: Snapshot) -> Iterator[Metric]:
     yield CounterMetricFamily("mlx_mesh_requests_accepted", "Requests taken in.", value=snapshot.accepted)
     waiting = snapshot.accepted - snapshot.answered
     yield GaugeMetricFamily("mlx_mesh_requests_outstanding", "Requests without an answer yet.", waiting)
+    held = snapshot.status["counters"]["held_bytes"]
+    yield GaugeMetricFamily("mlx_mesh_requests_outstanding_bytes", "Bytes that these take.", held)
     labels = ["op", "model"]
     done = CounterMetricFamily(
         "mlx_mesh_requests", "Requests answered, by outcome (OK or an error code).", labels=[*labels, "lane", "outcome"]

@@ -44,6 +44,9 @@ BATCH = 64
 RECORDS_S = 0.1
 """Interval of the per-request records on the event socket."""
 
+TOPIC = b"requests"
+"""What watchers subscribe to, or to a beginning of it."""
+
 HELD_UP_S = 1.0
 """A sleep or a round that took this much longer than it should means that the process was stopped or starved."""
 
@@ -319,14 +322,15 @@ class Shell:
             except zmq.Again:
                 break
             topic = told[1:]
-            (self._watchers.add if told[:1] == b"\x01" else self._watchers.discard)(topic)
+            if TOPIC.startswith(topic):  # Others get nothing, and could fill the table.
+                (self._watchers.add if told[:1] == b"\x01" else self._watchers.discard)(topic)
             self._core.record_requests = bool(self._watchers)
         if not self._watchers or self._now < self._records_due:
             return
         self._records_due = self._now + RECORDS_S
         records = self._core.take_records()
         if records:
-            self._publish(b"requests", records)
+            self._publish(TOPIC, records)
 
     def _publish(self, topic: bytes, records: list[dict[str, Any]]) -> None:
         try:

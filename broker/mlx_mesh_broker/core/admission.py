@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 from mlx_mesh_broker.core import state as tables
 from mlx_mesh_broker.core.answers import failure
 from mlx_mesh_broker.core.dispatch import no_worker
-from mlx_mesh_broker.core.entities import Request
+from mlx_mesh_broker.core.entities import SMALL_BYTES, Request
+from mlx_mesh_broker.core.overload import RETRY_MAX_MS, Overload
 from mlx_mesh_broker.core.sharing import HASHED_MAX_BYTES, content_key
-from mlx_mesh_wire.messages import LANE_NAMES, Flag
+from mlx_mesh_wire.messages import Flag
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,11 +23,8 @@ if TYPE_CHECKING:
     from mlx_mesh_broker.core.state import State
     from mlx_mesh_wire import messages
 
-RETRY_MIN_MS = 50
-RETRY_MAX_MS = 5000
-"""Bounds of ``retry_after_ms``: sooner is pointless, later would leave recovered capacity idle."""
-
-_UNSHARED = Flag.AT_MOST_ONCE | Flag.FRESH
+_AT_MOST_ONCE, _RESEND, _UNSHARED = Flag.AT_MOST_ONCE, Flag.RESEND, Flag.AT_MOST_ONCE | Flag.FRESH
+"""By names of this module: Python looks up those of a class slowly, and every request passes here."""
 
 
 class Admission:
@@ -36,6 +34,7 @@ class Admission:
         self._state = state
         self._answers = answers
         self._dispatcher = dispatcher
+        self._overload = Overload(state, dispatcher)
 
     def request(self, session: Session, message: messages.Request, frames: Sequence[bytes]) -> None:
         """Handle a REQUEST of a known client."""
@@ -51,7 +50,7 @@ class Admission:
         queue = None
         if why is None:
             queue = self._queue(request)
-            why = self._overload(queue, request) if queue is not None else self._nobody(request)
+            why = self._overload.of_queue(queue, request) if queue is not None else self._nobody(request)
         if why is not None:
             metrics = state.metrics.refused(request.op) if queue is None else queue.metrics
             self._answers.refuse(session, request.id, why, metrics, request.lane)
@@ -59,9 +58,14 @@ class Admission:
         assert queue is not None  # noqa: S101  or there would be a reason
         request.queue = queue
         session.outstanding[request.id] = request
+        if request.size > SMALL_BYTES:
+            session.large_bytes += request.size
+            state.large_bytes += request.size
         state.metrics.accepted += 1
         state.timers.add(request, state.now)
-        if not (self._adopted(request) or self._shared(request, queue)):
+        if (state.holdings or request.flags & _AT_MOST_ONCE) and self._adopted(request):
+            return
+        if not (queue.source and self._shared(request, queue)):
             self._dispatcher.place(request, queue)
 
     def _refusal(self, request: Request) -> Failure | None:
@@ -70,15 +74,15 @@ class Admission:
             return failure("INVALID_REQUEST", "the request has no body")
         if request.due <= state.now:
             return failure("DEADLINE_EXCEEDED", "remaining_ms is 0: the request had expired when it arrived")
-        cap = state.config.client_max_outstanding
-        if len(request.session.outstanding) >= cap:
-            return failure(
-                "OVERLOADED", f"this client has {cap} requests outstanding already", retry_after_ms=RETRY_MIN_MS
-            )
+        session = request.session
+        cap = state.config.client_max_request_bytes
+        too_large = request.size > SMALL_BYTES and session.large_bytes + request.size > cap
+        if too_large or len(session.outstanding) >= state.config.client_max_outstanding:
+            return self._overload.of_client(request)
         if state.quarantine and state.quarantine.holds(request, state.now):
             state.metrics.counts["quarantined"] += 1
             return failure("POISON_REQUEST", "workers died while they computed this very body; it is quarantined")
-        lost = request.flags & Flag.RESEND and request.at_most_once
+        lost = request.flags & _RESEND and request.at_most_once
         if lost and not self._holding(request) and state.now >= state.started + state.config.rejoin_s:
             return failure("WORKER_LOST", "no worker holds this request, and at_most_once forbids to run it again")
         return None
@@ -89,7 +93,7 @@ class Admission:
         queue = state.queues.get((op, model)) or state.home(op, model)
         if queue is None:
             served = state.catalogue.serves(op, model)
-            survivor = request.flags & Flag.RESEND or request.session.returning
+            survivor = request.flags & _RESEND or request.session.returning
             early = bool(survivor) and state.now < state.started + state.config.rejoin_s
             if not (served or early or request.flags & Flag.WAIT_FOR_READY):
                 return None
@@ -105,53 +109,25 @@ class Admission:
             )
         return no_worker(self._state, request.op, request.model)
 
-    def _overload(self, queue: Queue, request: Request) -> Failure | None:
-        """Make room for the request if need be, at the cost of a lower lane only; or say why there is none."""
-        config = self._state.config
-        while queue.count >= config.queue_max_requests or queue.bytes + request.size > config.queue_max_bytes:
-            victim = queue.evictable(request.lane)
-            why = failure(
-                "OVERLOADED",
-                f"{queue.count} requests of {queue.bytes} bytes wait for {request.op!r}; allowed are "
-                f"{config.queue_max_requests} of {config.queue_max_bytes} bytes",
-                retry_after_ms=self._retry_after_ms(queue),
-            )
-            if victim is None:
-                return why
-            self._state.metrics.counts["evicted"] += 1
-            text = f"made room for a request in the {LANE_NAMES[request.lane]} lane"
-            self._dispatcher.drop(victim, why._replace(message=text))
-        return None
-
-    def _retry_after_ms(self, queue: Queue) -> int:
-        """Return how long the queue takes to become half empty at the pace of this epoch so far."""
-        done = sum(queue.metrics.request_time.counts)
-        elapsed = self._state.now - self._state.started
-        if not done or elapsed <= 0:
-            return RETRY_MAX_MS
-        return max(RETRY_MIN_MS, min(RETRY_MAX_MS, int(1000 * queue.count / 2 * elapsed / done)))
-
     def _holding(self, request: Request) -> bool:
         return (request.session.key, request.id) in self._state.holdings
 
     def _adopted(self, request: Request) -> bool:
         """Bind a request to the worker that brought it along from an earlier epoch; True if that settles it."""
         state = self._state
-        if not state.holdings and not request.at_most_once:
-            return False
         place = (request.session.key, request.id)
         holding = state.holdings.pop(place, None)
         if holding is not None:
             self._dispatcher.send(request, holding.worker)
             return True
-        if request.at_most_once and request.flags & Flag.RESEND:
+        if request.at_most_once and request.flags & _RESEND:
             state.parked[place] = request
             return True
         return False
 
     def _shared(self, request: Request, queue: Queue) -> bool:
         """Answer from the cache or join an equal request under way; True if that settles it."""
-        if not queue.source or request.stream or request.flags & _UNSHARED or request.size > HASHED_MAX_BYTES:
+        if request.stream or request.flags & _UNSHARED or request.size > HASHED_MAX_BYTES:
             return False
         state = self._state
         key = queue.source, content_key(request.op, request.model, request.frames)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from mlx_mesh_broker.core import state as tables
+from mlx_mesh_broker.core.entities import SMALL_BYTES
 from mlx_mesh_broker.core.metrics import NOBODY, OK
 from mlx_mesh_wire import limits
 from mlx_mesh_wire.errors import ERROR_CLASSES
@@ -89,13 +91,19 @@ class Answers:
         state.to_client(request.session, final, frames)
 
     def _error(self, request: Request, why: Failure) -> None:
-        self._forget(request, why.code, request.dispatched or self._state.now)
+        # The code may come from a worker, and each one that is counted stays for ever.
+        outcome = why.code if why.code in ERROR_CLASSES else "INTERNAL"
+        self._forget(request, outcome, request.dispatched or self._state.now)
         message = Error(request.id, why.code, why.message, why.retryable, why.retry_after_ms)
         self._state.to_client(request.session, message, why.frames)
 
     def _forget(self, request: Request, outcome: str, dispatched: float) -> None:
         state = self._state
-        del request.session.outstanding[request.id]
+        session = request.session
+        del session.outstanding[request.id]
+        if request.size > SMALL_BYTES:
+            session.large_bytes -= request.size
+            state.large_bytes -= request.size
         state.timers.remove(request)
         request.leader = None
         metrics = request.queue.metrics if request.queue else state.metrics.op(NOBODY)
@@ -108,6 +116,9 @@ class Answers:
 
     def _record(self, request: Request, outcome: str, dispatched: float) -> None:
         state = self._state
+        if len(state.records) >= tables.RECORDS_MAX:
+            state.metrics.counts["records_dropped"] += 1
+            return
         state.records.append(
             {
                 "session": request.session.key.hex(),

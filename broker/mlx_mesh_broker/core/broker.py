@@ -105,6 +105,8 @@ class Broker:
     @record_requests.setter
     def record_requests(self, on: bool) -> None:
         self._state.record_requests = on
+        if not on:
+            self._state.records = []
 
     def take_records(self) -> list[dict[str, Any]]:
         """Return the records made since the last call."""

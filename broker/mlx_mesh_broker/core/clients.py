@@ -121,11 +121,12 @@ class Clients:
         session = state.clients.pop(event.route, None)
         if session is None:
             return
-        session.away = list(event.unsent)
-        session.away_bytes = sum(len(frame) for _, frames in event.unsent for frame in frames)
+        session.away = []
         session.away_since = state.now
         if session.alarm is None:
             self._watch(session)
+        for message, frames in event.unsent:
+            state.to_client(session, message, frames)
 
     def clogged(self, event: ClientClogged) -> None:
         """End everything of a client that does not read."""

@@ -22,6 +22,18 @@ class Config:
     client_max_outstanding: int = setting(
         64, low=1, high=10**6, help="requests of one client that have no answer yet, so that none fills a queue alone"
     )
+    client_max_request_bytes: int = setting(
+        128 * MIB,
+        low=1,
+        help="bytes of bodies over 2 KiB of one client's requests that have no answer yet: one message of the largest "
+        "size can be sent while another is computed",
+    )
+    requests_max_bytes: int = setting(
+        1024 * MIB,
+        low=1,
+        help="bytes of all requests that have no answer yet, waiting or computed, each with 4 KiB at least: "
+        "eight clients at their bound, or a quarter of a million small requests",
+    )
     client_max_bytes: int = setting(
         64 * MIB, low=1, help="bytes of answers kept for a client that is away or does not read: one largest message"
     )

@@ -213,7 +213,7 @@ class Dispatcher:
 
     def may_wait(self, queue: Queue, request: Request) -> bool:
         """Whether a request may wait in a queue whose workers are all gone."""
-        if request.flags & Flag.WAIT_FOR_READY or queue.gone_at is None:
+        if queue.gone_at is None or request.flags & Flag.WAIT_FOR_READY:
             return True
         state = self._state
         if state.now < queue.gone_at + state.config.rejoin_s:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from mlx_mesh_broker.core.catalogue import ANY
 from mlx_mesh_broker.core.lifecycle import WorkerState
@@ -18,6 +18,13 @@ if TYPE_CHECKING:
     from mlx_mesh_broker.core.timers import Alarm
     from mlx_mesh_wire import messages
     from mlx_mesh_wire.bundle import Mail
+
+
+SMALL_BYTES: Final = 2048
+"""A body up to this size is counted by the piece; adding up every small one would cost each request 1.5 us."""
+
+REQUEST_BYTES: Final = 2048 + SMALL_BYTES
+"""What a request takes at most, unless its body is larger than that; the broker's own records take 2 KiB."""
 
 
 class Request:
@@ -75,6 +82,7 @@ class Session:
     """A client, over all its connections.
 
     Attributes:
+        large_bytes: bytes of the bodies over SMALL_BYTES of its outstanding requests.
         away: held messages of a client whose connection is gone; None while it is connected.
         returning: it knew an earlier broker, so its workers may be on their way back too.
     """
@@ -86,6 +94,7 @@ class Session:
         "away_since",
         "heard",
         "key",
+        "large_bytes",
         "name",
         "outstanding",
         "returning",
@@ -97,6 +106,7 @@ class Session:
         self.route = route
         self.name = name
         self.returning = returning
+        self.large_bytes = 0
         self.heard = now
         self.outstanding: dict[int, Request] = {}
         self.away: list[Mail] | None = None

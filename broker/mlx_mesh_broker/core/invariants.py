@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from mlx_mesh_broker.core import state as tables
 from mlx_mesh_broker.core.catalogue import ANY
+from mlx_mesh_broker.core.entities import REQUEST_BYTES, SMALL_BYTES
 from mlx_mesh_broker.core.lifecycle import COMING, WorkerState
 
 if TYPE_CHECKING:
@@ -28,7 +29,13 @@ def check(state: State) -> None:
     for queue in state.queues.values():
         _check_queue(state, queue)
     _must(state.metrics.accepted == state.metrics.answered + len(outstanding), "accepted = answered + outstanding")
+    large = [request for request in outstanding if request.size > SMALL_BYTES]
+    _must(state.large_bytes == sum(request.size for request in large), "bytes of large requests are counted")
+    held = len(outstanding) * REQUEST_BYTES + state.large_bytes
+    _must(state.held_bytes() == held <= state.config.requests_max_bytes, "bytes of requests are capped")
     for session in state.sessions.values():
+        own = sum(request.size for request in large if request.session is session)
+        _must(session.large_bytes == own <= state.config.client_max_request_bytes, "bytes of a client likewise")
         connected = state.clients.get(session.route) is session
         _must(connected == (session.away is None), f"session {session.name} is connected or away")
         _must(len(session.outstanding) <= state.config.client_max_outstanding, "outstanding of a client is capped")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from heapq import merge
 from typing import TYPE_CHECKING, Any, Final
 
 from mlx_mesh_broker.core.pool import Pool
@@ -54,9 +55,9 @@ class Lane:
         if not own:
             del self.clients[request.session]
 
-    def newest(self) -> Request:
-        """Return the request that arrived last."""
-        return max((next(reversed(own)) for own in self.clients.values()), key=lambda r: r.arrived)
+    def newest_first(self) -> Iterator[Request]:
+        """Return the requests, those that arrived last first."""
+        return merge(*(reversed(own) for own in self.clients.values()), key=lambda request: -request.arrived)
 
     def __iter__(self) -> Iterator[Request]:
         for own in self.clients.values():
@@ -121,10 +122,10 @@ class Queue:
             self.lanes[request.lane].remove(request)
         self._took(request)
 
-    def evictable(self, lane: int) -> Request | None:
-        """Return the newest request of the lowest lane strictly below this one, or None."""
-        lower = (self.lanes[i] for i in (2, 1) if i > lane)
-        return next((candidate.newest() for candidate in lower if candidate.count), None)
+    def below(self, lane: int) -> Iterator[Request]:
+        """Yield the requests of the lanes strictly below this one, of the lowest lane the newest first."""
+        for lower in reversed(self.lanes[lane + 1 :]):
+            yield from lower.newest_first()
 
     def __iter__(self) -> Iterator[Request]:
         yield from self.again

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlx_mesh_broker.core.actions import Action, Log, ToClient, ToWorker
 from mlx_mesh_broker.core.catalogue import ANY, Catalogue
+from mlx_mesh_broker.core.entities import REQUEST_BYTES
 from mlx_mesh_broker.core.lifecycle import COMING, WorkerState
 from mlx_mesh_broker.core.metrics import NOBODY, Metrics
 from mlx_mesh_broker.core.queues import Queue
@@ -25,6 +26,12 @@ if TYPE_CHECKING:
 
 QUEUES_MAX = 1024
 """Pairs of op and model with a queue of their own; idle ones are dropped before a new one is refused."""
+
+AWAY_MESSAGE_BYTES = 256
+"""What keeping a message for a client that is away takes besides its frames."""
+
+RECORDS_MAX = 16_384
+"""Records of requests kept for the shell, which takes them ten times a second: about 10 MB."""
 
 AFFINITY_MAX = 8192
 """Affinity keys remembered, the least recently used go first; at about 200 bytes each that is 2 MB."""
@@ -46,6 +53,7 @@ class State:
         sessions: by session key; ``clients`` by the route of the connection.
         instances: workers by instance; ``workers`` by route.
         queues: by op and model, the model being the name of one that a worker lists, empty, or ANY.
+        large_bytes: bytes of the bodies over SMALL_BYTES of all outstanding requests.
         flights: the request that computes some content now, by its key.
         holdings: what workers brought along from an earlier epoch, by ``(session, request id)``.
         parked: requests that must not run again, waiting for the worker that may hold them.
@@ -67,6 +75,7 @@ class State:
         self.workers: dict[bytes, Worker] = {}
         self.queues: dict[tuple[str, str], Queue] = {}
         self.catalogue = Catalogue()
+        self.large_bytes = 0
         self.flights: dict[Key, Request] = {}
         self.cache = ResultCache(config.cache_max_bytes, config.cache_ttl_s)
         self.quarantine = Quarantine(config.quarantine_s)
@@ -82,13 +91,19 @@ class State:
         self._stamp += 1
         return self._stamp
 
+    def held_bytes(self) -> int:
+        """Return what all outstanding requests take: REQUEST_BYTES for each, and their large bodies."""
+        return (self.metrics.accepted - self.metrics.answered) * REQUEST_BYTES + self.large_bytes
+
     def to_client(self, session: Session, message: Message, frames: Sequence[Frame] = ()) -> None:
         """Send to a client, or keep the message while its connection is gone."""
         if session.away is None:
             self.out.append(ToClient(session.route, message, frames))
             return
         session.away.append((message, frames))
-        session.away_bytes += sum(map(len, frames))
+        session.away_bytes += AWAY_MESSAGE_BYTES + sum(map(len, frames))
+        if session.away_bytes > self.config.client_max_bytes and session.alarm is not None:
+            self.timers.set(session.alarm, self.now, self.now)  # Looked after at once, it is ended.
 
     def to_worker(self, worker: Worker, message: Message, frames: Sequence[bytes] = ()) -> None:
         """Send to a worker."""
