@@ -100,21 +100,6 @@ def test_up_in_the_foreground_shows_the_logs_and_stops_everything_on_ctrl_c(no_m
     assert no_mesh.good("down").startswith("nothing is up")
 
 
-def test_an_interrupted_demo_leaves_nothing(no_mesh: Shell):
-    process = no_mesh.start("python", "-m", "mlx_mesh.cli.demo")
-    assert process.stdout is not None
-    line = next(line for line in iter(process.stdout.readline, b"") if b"supervisord, in" in line)
-    no_mesh.run_dir = Path(line.decode().split()[-1])
-    no_mesh.env["MLX_MESH_RUN_DIR"] = str(no_mesh.run_dir)
-    wait_for(lambda: len(workers(no_mesh)) == 2, "two workers")
-    pids = workers(no_mesh).values()
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert not any(map(alive, pids))
-    assert not no_mesh.run_dir.exists()
-
-
 def test_a_worker_that_cannot_start_is_shown_with_its_log_and_nothing_is_left(no_mesh: Shell, tmp_path: Path):
     conf = changed_conf(tmp_path, "--engine embed", f"--engine embed --model {tmp_path}/no-such-model")
     conf.write_text(conf.read_text().replace("startretries = 3", "startretries = 1"))

@@ -7,6 +7,7 @@ that is spawned for every call.
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import signal
@@ -20,8 +21,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlx_mesh.cli import status, up
-from mlx_mesh.cli.demo_texts import paragraphs
-from mlx_mesh.cli.output import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, CommandError, count, note, say
+from mlx_mesh.cli.demo_texts import PARAGRAPHS_MAX, paragraphs
+from mlx_mesh.cli.output import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, CommandError, count, note, say, told
+from mlx_mesh.cli.progress_bar import ProgressBar
 from mlx_mesh.cli.starting import wait_until_ready
 from mlx_mesh.cli.supervisor import Supervisor
 from mlx_mesh.cli.table import duration, milliseconds, percentile, table
@@ -40,9 +42,16 @@ QUESTIONS = (
     "How do I create a temporary file that is deleted when it is closed?",
     "How do several threads wait for each other?",
 )
+BEGINNING = """\
+This demo starts a mesh of its own, embeds real text, answers questions by comparing vectors, measures what a warm
+model is worth, and stops everything. It takes about half a minute; Ctrl-C stops it cleanly at any time."""
+ENDING = """
+Everything is stopped. A mesh that stays: make up, then .venv/bin/mlx-mesh embed "hello"; make down stops it."""
 TOP = 3
+PART = 128
+"""Paragraphs of one call: enough for both workers, few enough that the progress bar moves."""
 WARM_CALLS = 100
-COLD_CALLS = 3
+COLD_CALLS = 5
 READY_WITHIN_S = 120.0
 STOPPED_WITHIN_S = 90.0
 
@@ -62,38 +71,60 @@ print(result.value["vectors"].shape)
 """What a service without a mesh does for every call: start Python, load the model, embed one text, exit."""
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the demo; stop all that it started however it ends."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    parser = argparse.ArgumentParser(prog="make demo", description=BEGINNING)
+    parser.add_argument("--paragraphs", type=int, default=PARAGRAPHS_MAX, metavar="N", help="how many to embed at most")
+    limit = parser.parse_args(argv).paragraphs
+    if limit < 1:
+        parser.error(f"--paragraphs: {limit} is not allowed; allowed: 1 or more")
+    up.end_by_interrupt()
     directory = Path(tempfile.mkdtemp(prefix="mesh-", dir="/tmp"))
     os.environ[RUN_DIR_VARIABLE] = str(directory)
     os.environ.pop(ENDPOINT_VARIABLE, None)
     supervisor = Supervisor(directory)
     try:
-        _show(directory, supervisor)
+        _show(directory, supervisor, limit)
     except KeyboardInterrupt:
-        note("interrupted")
-        return EXIT_INTERRUPTED
+        note("interrupted; stopping what was started")
+        status = EXIT_INTERRUPTED
     except (CommandError, MeshError, OSError, subprocess.CalledProcessError) as error:
-        note(f"demo: {error}")
-        return EXIT_FAILED
+        note(f"demo: {told(error) if isinstance(error, MeshError) else error}")
+        status = EXIT_FAILED
+    else:
+        status = EXIT_OK
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        left = _clean_up(directory, supervisor)
+    if left:
+        note(f"demo: {left}")
+        return EXIT_FAILED
+    if status == EXIT_OK:
+        say(ENDING)
+    return status
+
+
+def _clean_up(directory: Path, supervisor: Supervisor) -> str:
+    """Stop the mesh and remove its folder; return what could not be done."""
+    for number in up.INTERRUPTS:
+        signal.signal(number, signal.SIG_IGN)  # an impatient second Ctrl-C would leave the mesh running
+    try:
         up.stop(supervisor, STOPPED_WITHIN_S)
-        shutil.rmtree(directory, ignore_errors=True)
-    say("\nEverything is stopped.")
-    return EXIT_OK
+    except CommandError as error:
+        return str(error)
+    shutil.rmtree(directory, ignore_errors=True)
+    return ""
 
 
-def _show(directory: Path, supervisor: Supervisor) -> None:
+def _show(directory: Path, supervisor: Supervisor, limit: int) -> None:
     from mlx_mesh import Mesh
 
+    say(BEGINNING)
     _title(f"A broker and two workers under supervisord, in {directory}")
     sys.stdout.flush()
     up.start(directory, supervisor, up.default_conf())
     wait_until_ready(supervisor, directory, READY_WITHIN_S)
     with Mesh() as mesh:
-        texts = paragraphs()
+        texts = paragraphs(limit)
         vectors = _embed(mesh, texts)
         for question in QUESTIONS:
             _answer(mesh, question, texts, vectors)
@@ -103,16 +134,28 @@ def _show(directory: Path, supervisor: Supervisor) -> None:
 
 
 def _embed(mesh: Mesh, texts: Sequence[Paragraph]) -> list[list[float]]:
-    _title(f"Embedding {count(len(texts), 'paragraph')} of documentation in the bulk lane")
+    own = sum(paragraph.place.endswith(".md") for paragraph in texts)
+    _title(
+        f"Embedding {count(len(texts), 'paragraph')} in the bulk lane: "
+        f"{own:,} of this project's documentation, {len(texts) - own:,} of Python's docstrings"
+    )
+    sys.stdout.flush()
+    vectors: list[list[float]] = []
+    tokens = 0
     started = time.perf_counter()
-    result = mesh.embed([paragraph.text for paragraph in texts], lane="bulk", timeout=300.0)
+    with ProgressBar("embedding", "paragraphs", len(texts)) as bar:
+        while len(vectors) < len(texts):
+            part = texts[len(vectors) : len(vectors) + PART]
+            result = mesh.embed([paragraph.text for paragraph in part], lane="bulk", timeout=300.0)
+            vectors += result
+            tokens += sum(result.tokens)
+            bar.show(len(vectors))
     seconds = time.perf_counter() - started
-    tokens = sum(result.tokens)
     say(
         f"{duration(seconds)}: {len(texts) / seconds:,.0f} texts/s, {tokens / seconds:,.0f} tokens/s, "
         f"vectors of {result.dimension} numbers by {result.model}"
     )
-    return result.tolist()
+    return vectors
 
 
 def _answer(mesh: Mesh, question: str, texts: Sequence[Paragraph], vectors: Sequence[Sequence[float]]) -> None:
@@ -121,7 +164,7 @@ def _answer(mesh: Mesh, question: str, texts: Sequence[Paragraph], vectors: Sequ
     seconds = time.perf_counter() - started
     scores = [sum(map(mul, asked, vector)) for vector in vectors]
     best = sorted(range(len(texts)), key=scores.__getitem__, reverse=True)[:TOP]
-    _title(f"{question}   ({milliseconds(seconds)})")
+    _title(f"{question}   (its vector took {milliseconds(seconds)})")
     for i in best:
         say(f"{scores[i]:.3f}  {texts[i].place}")
         say(textwrap.indent(textwrap.fill(textwrap.shorten(texts[i].text, 200, placeholder=" ..."), 110), "       "))
@@ -145,7 +188,7 @@ def _compare(mesh: Mesh) -> None:
     ]
     say(table(("", "CALLS", "P50", "P95"), rows, right="CALLS P50 P95"))
     ratio = percentile(sorted(cold), 0.5) / percentile(sorted(warm), 0.5)
-    say(f"a warm call is {ratio:,.0f} times faster")
+    say(f"A warm call is {ratio:,.0f} times as fast; a spawned process starts Python and loads the model every time.")
 
 
 def _title(text: str) -> None:

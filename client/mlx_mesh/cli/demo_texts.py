@@ -24,7 +24,7 @@ PARAGRAPH_MIN_CHARS = 60
 """Shorter ones are headings and signatures."""
 
 PARAGRAPHS_MAX = 900
-"""What two workers on two cores embed in a few seconds."""
+"""What two workers on two cores embed in some seconds, or in half a minute where the cores are slow."""
 
 
 class Paragraph(NamedTuple):
@@ -34,7 +34,7 @@ class Paragraph(NamedTuple):
     text: str
 
 
-def paragraphs() -> list[Paragraph]:
+def paragraphs(limit: int = PARAGRAPHS_MAX) -> list[Paragraph]:
     """Return the paragraphs, each text once: all of the documentation, then docstrings from every module in turn."""
     found: dict[str, Paragraph] = {}
     for paragraph in _documentation():
@@ -42,7 +42,7 @@ def paragraphs() -> list[Paragraph]:
     modules = [list(_docstrings(name)) for name in MODULES]
     for turn in range(max(map(len, modules), default=0)):
         for of_module in modules:
-            if turn < len(of_module) and len(found) < PARAGRAPHS_MAX:
+            if turn < len(of_module) and len(found) < limit:
                 found.setdefault(of_module[turn].text, of_module[turn])
     return list(found.values())
 
@@ -52,9 +52,8 @@ def _documentation() -> Iterator[Paragraph]:
     top = Path(__file__).resolve().parents[3]
     if not (top / "pyproject.toml").is_file():
         return
-    for path in [top / "README.md", top / "protocol" / "SPEC.md", *sorted((top / "docs").rglob("*.md"))]:
-        if path.is_file():
-            yield from _split(str(path.relative_to(top)), path.read_text(encoding="utf-8"))
+    for path in [*sorted(top.glob("*.md")), top / "protocol" / "SPEC.md", *sorted((top / "docs").rglob("*.md"))]:
+        yield from _split(str(path.relative_to(top)), path.read_text(encoding="utf-8"))
 
 
 def _docstrings(name: str) -> Iterator[Paragraph]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import signal
 import subprocess
@@ -21,6 +22,7 @@ from mlx_mesh_wire.paths import ensure_run_dir, ipc_endpoint, run_dir
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterator
 
 READY_WITHIN_S = 600.0
 """Loading a large model from a slow disk takes minutes."""
@@ -33,6 +35,9 @@ examples:
   mlx-mesh up                          in the foreground, with all logs
   mlx-mesh up --detach                 return when every worker is warm; stop it with: mlx-mesh down
   mlx-mesh up --conf my.conf           other engines, models or numbers of workers: a changed supervisord.conf"""
+
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Ctrl-C, ``kill``, and a terminal that was closed."""
 
 LOOK_EVERY_S = 0.1
 FOLLOW_EVERY_S = 0.25
@@ -68,7 +73,7 @@ def run_up(args: argparse.Namespace) -> int:
     """Start the mesh; in the foreground also stop it."""
     directory = run_dir()
     supervisor = Supervisor(directory)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    end_by_interrupt()
     start(directory, supervisor, args.conf or default_conf())
     try:
         wait_until_ready(supervisor, directory, args.timeout)
@@ -97,6 +102,16 @@ def run_down(args: argparse.Namespace) -> int:
     else:
         say(f"nothing is up in {run_dir()}")
     return EXIT_OK
+
+
+def end_by_interrupt() -> None:
+    """Make all that should end the command raise KeyboardInterrupt, but for what is ignored, as SIGHUP by nohup."""
+    for number in _heeded():
+        signal.signal(number, signal.default_int_handler)
+
+
+def _heeded() -> list[signal.Signals]:
+    return [number for number in INTERRUPTS if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 def default_conf() -> Path:
@@ -128,7 +143,35 @@ def start(directory: Path, supervisor: Supervisor, conf: Path) -> None:
 
     Raises:
         CommandError: the mesh is up already, or supervisord refuses.
+        KeyboardInterrupt: a signal came meanwhile; supervisord is stopped again.
     """
+    _check_free(directory, supervisor, conf)
+    command = [sys.executable, "-W", "ignore", "-m", "supervisor.supervisord", "-c", str(conf.absolute())]
+    with _signals_kept() as came:
+        started = subprocess.run(  # noqa: S603  this interpreter
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        )
+    if came:
+        stop(supervisor, STOPPED_WITHIN_S)
+        raise KeyboardInterrupt
+    if started.returncode:
+        output = (started.stderr.strip() or started.stdout.strip()).splitlines()
+        fail("supervisord did not start: " + (output[0] if output else f"exit status {started.returncode}"))
+
+
+@contextlib.contextmanager
+def _signals_kept() -> Iterator[list[int]]:
+    """Note the signals that would interrupt: supervisord detaches itself, and nobody would stop it then."""
+    came: list[int] = []
+    before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in _heeded()}
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _check_free(directory: Path, supervisor: Supervisor, conf: Path) -> None:
     if importlib.util.find_spec("supervisor") is None:
         fail("supervisord is not installed; run: pip install 'mlx-mesh[all]'")
     if not conf.is_file():
@@ -144,11 +187,6 @@ def start(directory: Path, supervisor: Supervisor, conf: Path) -> None:
         )
     if listening(ipc_endpoint("frontend")):
         fail(f"a broker that supervisord did not start is running in {directory}; stop it first")
-    command = [sys.executable, "-W", "ignore", "-m", "supervisor.supervisord", "-c", str(conf.absolute())]
-    started = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)  # noqa: S603
-    if started.returncode:
-        output = (started.stderr.strip() or started.stdout.strip()).splitlines()
-        fail("supervisord did not start: " + (output[0] if output else f"exit status {started.returncode}"))
 
 
 def _follow(supervisor: Supervisor, directory: Path) -> None:
