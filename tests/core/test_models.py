@@ -197,6 +197,30 @@ def test_a_refusal_costs_the_same_however_many_names_were_refused_and_workers_ar
     assert mesh.core.metrics.ops["echo", ""].outcomes == {(1, "UNKNOWN_MODEL"): 3}
 
 
+def test_when_all_queues_are_in_use_that_is_found_out_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlx_mesh_broker.core import state
+
+    monkeypatch.setattr(state, "QUEUES_MAX", 2)
+    mesh = Harness()
+    client, worker = mesh.client(), mesh.worker(slots=64)
+    for _ in range(60):
+        client.request()
+    first = client.request("first", flags=Flag.WAIT_FOR_READY)
+    core, looked = mesh.core._state, []
+    original = core._drop_idle_queues
+    monkeypatch.setattr(core, "_drop_idle_queues", lambda *args: looked.append(1) or original(*args))
+    client.take()
+    refused = [client.request(f"op{index}", flags=Flag.WAIT_FOR_READY) for index in range(3)]
+    assert dict.fromkeys(refused, "OVERLOADED") == client.answers()
+    assert len(looked) == 1
+    client.say(messages.Cancel(first))
+    mesh.advance(state.CROWDED_S)
+    client.take()
+    client.request("later", flags=Flag.WAIT_FOR_READY)
+    assert client.answers() == {}
+    worker.finish(*worker.jobs())
+
+
 def test_there_are_so_many_series_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "SERIES_MAX", 3)
     mesh = Harness()

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 QUEUES_MAX = 1024
 """Pairs of op and model with a queue of their own; idle ones are dropped before a new one is refused."""
 
+CROWDED_S = 1.0
+"""After all of them were found in use, how long nobody looks again: looking goes through all outstanding requests."""
+
 AWAY_MESSAGE_BYTES = 256
 """What keeping a message for a client that is away takes besides its frames."""
 
@@ -85,6 +88,7 @@ class State:
         self.records: list[dict[str, Any]] = []
         self.record_requests = False
         self._stamp = 0
+        self._crowded_until = 0.0
 
     def stamp(self) -> int:
         """Return a number higher than all before: job ids, dispatch order and versions come from here."""
@@ -124,8 +128,12 @@ class State:
         queue = self.queues.get((op, model))
         if queue is not None:
             return queue
-        if len(self.queues) >= QUEUES_MAX and not self._drop_idle_queues():
-            return None
+        if len(self.queues) >= QUEUES_MAX:
+            if self.now < self._crowded_until:
+                return None
+            if not self._drop_idle_queues():
+                self._crowded_until = self.now + CROWDED_S
+                return None
         workers = [worker for worker in self.instances.values() if worker.serves(op, model)]
         queue = Queue((op, model), self.metrics.op((op, model) if workers else NOBODY))
         self.queues[op, model] = queue
