@@ -220,14 +220,15 @@ class Mesh:
 
     def _serve(self) -> None:
         link = self._link
-        while self._alive():
-            descriptor = link.fd
-            with Sleeper([descriptor, self._wake.fd]) as sleeper:
-                while self._alive() and link.fd == descriptor:
+        while True:
+            with self._lock:  # Outside it the socket may be closed between the look and the registration.
+                if link.closed:
+                    return
+                descriptor = link.fd
+                sleeper = Sleeper([descriptor, self._wake.fd])
+            with sleeper:
+                while not link.closed and link.fd == descriptor:
                     self._turn(sleeper)
-
-    def _alive(self) -> bool:
-        return not self._link.closed
 
     def _turn(self, sleeper: Sleeper) -> None:
         link = self._link

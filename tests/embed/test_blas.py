@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from mlx_mesh_worker.blas import REFERENCE, load_blas
+from mlx_mesh_worker.blas import FALLBACKS, KERNEL_VARIABLE, REFERENCE, better_kernel, load_blas
 from tests.embed.folder import ModelFolder
 
 pytestmark = [
@@ -93,3 +95,45 @@ def test_the_first_library_that_is_there_is_taken(folder: Path) -> None:
     name = load_blas()
     _, log = load(folder, "libno-such-blas.so.0", name, "libnor-this.so")
     assert [name] == [line["library"] for line in log if line["event"] == "blas"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "kernel"),
+    [
+        ({"sse2", "avx"}, ""),
+        ({"avx2"}, ""),
+        ({"avx2", "fma"}, "Haswell"),
+        ({"avx2", "fma", "avx512f"}, "Haswell"),
+        ({"avx2", "fma", "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}, "SkylakeX"),
+    ],
+)
+def test_the_fastest_kernel_is_one_that_the_processor_has_all_instructions_for(flags: set[str], kernel: str) -> None:
+    assert kernel == better_kernel(flags)
+
+
+KERNEL = """
+import ctypes, sys
+from mlx_mesh_worker import blas
+if blas.load_blas() != blas.OPENBLAS: sys.exit()
+name = ctypes.CDLL(blas.OPENBLAS).openblas_get_corename
+name.restype = ctypes.c_char_p
+print(name().decode(), blas.better_kernel(blas._cpu_flags()))
+"""
+
+
+def kernel_in_use(**variables: str) -> list[str]:
+    env = {key: value for key, value in os.environ.items() if key != KERNEL_VARIABLE} | variables
+    done = subprocess.run([sys.executable, "-c", KERNEL], capture_output=True, text=True, check=True, env=env)
+    return done.stdout.split(" ")
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the names of the kernels are those of x86-64")
+def test_openblas_does_not_fall_back_to_an_old_kernel_on_a_processor_newer_than_itself() -> None:
+    found = kernel_in_use()
+    if len(found) == 2 and found[1].strip():
+        assert found[0] not in FALLBACKS
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the names of the kernels are those of x86-64")
+def test_a_kernel_that_the_user_chose_stands() -> None:
+    assert kernel_in_use(**{KERNEL_VARIABLE: "Nehalem"})[0] in ("Nehalem", "\n", "")
