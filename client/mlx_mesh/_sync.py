@@ -222,13 +222,16 @@ class Mesh:
         link = self._link
         while True:
             with self._lock:  # Outside it the socket may be closed between the look and the registration.
-                if link.closed:
+                if not self._alive():
                     return
                 descriptor = link.fd
                 sleeper = Sleeper([descriptor, self._wake.fd])
             with sleeper:
-                while not link.closed and link.fd == descriptor:
+                while self._alive() and link.fd == descriptor:
                     self._turn(sleeper)
+
+    def _alive(self) -> bool:
+        return not self._link.closed
 
     def _turn(self, sleeper: Sleeper) -> None:
         link = self._link
