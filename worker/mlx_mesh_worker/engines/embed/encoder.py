@@ -2,39 +2,17 @@
 
 from __future__ import annotations
 
-from math import sqrt
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import mlx.core as mx
 
 from mlx_mesh_worker.engines.embed.batcher import padded
+from mlx_mesh_worker.engines.embed.kernels import choose_kernels
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mlx_mesh_worker.engines.embed.config import EncoderConfig
-
-_GELU_CLIP: Final = 3.6 * sqrt(2)
-_GELU_P: Final = (0.398941869, 0.0557667349, 0.00576900348, 0.000363999525, 4.80455604e-06, -1.49326591e-08)
-_GELU_Q: Final = (1.0, 0.3064463, 0.0405480377, 0.00297438053, 0.000122095394)
-"""Phi(x) - 1/2 as x P(x^2) / Q(x^2), a minimax fit to math.erf on |x| <= 3.6 sqrt 2; GELU errs by less than 3e-6 for
-|x| <= 8, and by less than 5e-7 |x| beyond.
-
-``mx.erf`` takes 30 ns an element on the CPU, more than the matrix product before it; this takes 6 ns.
-"""
-
-
-def gelu(x: mx.array) -> mx.array:
-    """Return x Phi(x), the exact GELU (Hendrycks and Gimpel 2016, arXiv:1606.08415), not its tanh approximation."""
-    z = mx.clip(x, -_GELU_CLIP, _GELU_CLIP)
-    t = z * z
-    p = t * _GELU_P[-1] + _GELU_P[-2]
-    for coefficient in _GELU_P[-3::-1]:
-        p = p * t + coefficient
-    q = t * _GELU_Q[-1] + _GELU_Q[-2]
-    for coefficient in _GELU_Q[-3::-1]:
-        q = q * t + coefficient
-    return x * (z * p / q + 0.5)
 
 
 class _Linear(NamedTuple):
@@ -79,7 +57,9 @@ class Encoder:
         self._positions = weights["embeddings.position_embeddings.weight"][config.position_offset :] + types
         self._norm = self._norm_of(weights, "embeddings.LayerNorm")
         self._layers = [self._layer(weights, f"encoder.layer.{index}.") for index in range(config.layers)]
-        self._activate = gelu if config.activation == "gelu" else _relu
+        kernels = choose_kernels()
+        self._attend = kernels.attend
+        self._activate = kernels.gelu if config.activation == "gelu" else _relu
         mx.eval([self._positions, *[tensor for layer in self._layers for part in layer[:2] for tensor in part]])
 
     @property
@@ -109,7 +89,7 @@ class Encoder:
         rows, width, hidden = x.shape
         heads = self._config.heads
         q, k, v = layer.attend(x).reshape(rows, width, 3, heads, hidden // heads).transpose(2, 0, 3, 1, 4)
-        mixed = mx.fast.scaled_dot_product_attention(q, k, v, scale=(hidden // heads) ** -0.5, mask=mask)
+        mixed = self._attend(q, k, v, mask)
         x = layer.norm_attention(x + layer.project(mixed.transpose(0, 2, 1, 3).reshape(rows, width, hidden)))
         return layer.norm_output(x + layer.narrow(self._activate(layer.widen(x))))
 
