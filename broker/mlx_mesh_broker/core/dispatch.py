@@ -8,7 +8,7 @@ from mlx_mesh_broker.core.answers import failure
 from mlx_mesh_broker.core.lifecycle import COMING, WorkerState
 from mlx_mesh_broker.core.state import AFFINITY_MAX
 from mlx_mesh_wire import limits
-from mlx_mesh_wire.messages import Cancel, Credit, Flag, Job
+from mlx_mesh_wire.messages import Cancel, Credit, Flag, Job, Lane
 
 if TYPE_CHECKING:
     from mlx_mesh_broker.core.answers import Answers, Failure
@@ -28,12 +28,14 @@ class Dispatcher:
         """Send the request to a worker with room, or queue it behind those that wait."""
         request.queue = queue
         worker = None if queue.count else self._choose(queue, request)
-        if worker is None:
-            queue.push(request)
-            if queue.gone_at is not None:
-                self._await_workers(queue)
-        else:
+        if worker is not None and worker.room(request.lane) > 0:
             self.send(request, worker)
+            return
+        queue.push(request)
+        if queue.gone_at is not None:
+            self._await_workers(queue)
+        else:
+            self.pump(queue)
 
     def send(self, request: Request, worker: Worker) -> None:
         """Make a job of the request and give it to the worker."""
@@ -48,6 +50,7 @@ class Dispatcher:
         if not worker.jobs:
             worker.progressed = now
         worker.jobs[job_id] = request
+        worker.bulk += request.lane == Lane.BULK
         worker.used = job_id
         self.changed(worker)
         if request.affinity:
@@ -84,6 +87,7 @@ class Dispatcher:
         worker = request.worker
         assert worker is not None  # noqa: S101  callers have looked
         del worker.jobs[request.job_id]
+        worker.bulk -= request.lane == Lane.BULK
         request.worker = None
         self.changed(worker)
         return worker
@@ -102,9 +106,12 @@ class Dispatcher:
     def pump(self, queue: Queue) -> None:
         """Dispatch from the queue while a worker has room."""
         while queue.count:
-            if queue.pool.best() is None:
+            best = queue.pool.best()
+            if best is None:
                 return
-            request = queue.pop()
+            request = queue.pop(Lane.BULK if best.room(Lane.BULK) > 0 else Lane.STANDARD)
+            if request is None:
+                return
             worker = self._choose(queue, request)
             assert worker is not None  # noqa: S101  best() found one
             self.send(request, worker)
@@ -182,6 +189,7 @@ class Dispatcher:
             assert worker is not None  # noqa: S101  it waits nowhere, so it runs
             if heir is not None:
                 worker.jobs[request.job_id] = heir
+                worker.bulk += (heir.lane == Lane.BULK) - (request.lane == Lane.BULK)
                 heir.worker, heir.job_id, heir.job_due, request.worker = worker, request.job_id, request.job_due, None
                 return
             state.to_worker(worker, Cancel(request.job_id))
@@ -237,7 +245,7 @@ class Dispatcher:
         preferred = self._state.affinity.get(request.affinity)
         if preferred is not None and preferred.state is not WorkerState.READY:
             preferred = None
-        return queue.pool.choose(preferred)
+        return queue.pool.choose(preferred, request.lane)
 
     def _remember(self, affinity: bytes, worker: Worker) -> None:
         table = self._state.affinity

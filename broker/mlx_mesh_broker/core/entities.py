@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mlx_mesh_broker.core.catalogue import ANY
 from mlx_mesh_broker.core.lifecycle import WorkerState
-from mlx_mesh_wire.messages import Flag
+from mlx_mesh_wire.messages import Flag, Lane
 
 if TYPE_CHECKING:
     from collections import OrderedDict
@@ -25,6 +25,13 @@ SMALL_BYTES: Final = 2048
 
 REQUEST_BYTES: Final = 2048 + SMALL_BYTES
 """What a request takes at most, unless its body is larger than that; the broker's own records take 2 KiB."""
+
+
+KEPT_PLACES: Final = 2
+"""Places of a worker that bulk work never takes, or a quarter of its slots if that is less: one for the interactive
+request that is computed, one for the next. Otherwise a place that an interactive request leaves is taken by bulk work
+before its client has read the answer and asked again, and the next question waits for a bulk job to end.
+"""
 
 
 class Request:
@@ -119,14 +126,14 @@ class Worker:
     """A worker process.
 
     Attributes:
-        jobs: what it holds, by job id.
+        jobs: what it holds, by job id; ``bulk`` of these are of the bulk lane.
         used: number of the last dispatch to it, for "least recently used".
         version: changes with every change of its load, so that old entries of the pools can be told.
         progressed: when its compute last advanced, or when it last went from idle to busy.
     """
 
     __slots__ = (
-        "alarm", "beat", "capacity", "cursor", "heard", "info", "jobs", "joined", "models", "ops", "progress",
+        "alarm", "beat", "bulk", "capacity", "cursor", "heard", "info", "jobs", "joined", "models", "ops", "progress",
         "progressed", "pure_ops", "queues", "remote", "route", "served", "slots", "state", "used", "version", "warm",
     )  # fmt: skip
 
@@ -134,6 +141,7 @@ class Worker:
         self.route = route
         self.state = WorkerState.LOADING
         self.jobs: dict[int, Request] = {}
+        self.bulk = 0
         self.queues: list[Queue] = []
         self.cursor = 0
         self.used = 0
@@ -157,6 +165,13 @@ class Worker:
         self.warm = frozenset(info.models)
         self.slots = info.slots
         self.capacity = info.slots
+
+    def room(self, lane: int) -> int:
+        """Return how many jobs more of this lane it may be given."""
+        room = self.capacity - len(self.jobs)
+        if lane != Lane.BULK:
+            return room
+        return min(room, self.capacity - min(KEPT_PLACES, self.slots // 4) - self.bulk)
 
     def serves(self, op: str, model: str) -> bool:
         """Whether it can compute the op on the model; an empty model name means its default, ANY one of no list."""

@@ -8,6 +8,7 @@ from mlx_mesh_broker.core import state as tables
 from mlx_mesh_broker.core.catalogue import ANY
 from mlx_mesh_broker.core.entities import REQUEST_BYTES, SMALL_BYTES
 from mlx_mesh_broker.core.lifecycle import COMING, WorkerState
+from mlx_mesh_wire.messages import Lane
 
 if TYPE_CHECKING:
     from mlx_mesh_broker.core.entities import Request, Worker
@@ -76,6 +77,7 @@ def _check_worker(state: State, worker: Worker) -> None:
     _must(worker.state in COMING or worker.state is WorkerState.DRAINING, f"{name} has not ended")
     _must(state.workers.get(worker.route) is worker, f"{name} has a route")
     _must(worker.alarm is not None and worker.alarm in state.timers, f"{name} is watched")
+    _must(worker.bulk == sum(r.lane == Lane.BULK for r in worker.jobs.values()), f"{name} counts its bulk jobs")
     for queue in worker.queues:
         _must(worker in queue.pool.workers, f"{name} is in the pools of its queues")
 
@@ -122,4 +124,5 @@ def _check_queue(state: State, queue: Queue) -> None:
     if best is not None:
         ranks = [_rank(queue, worker) for worker in free]
         _must(_rank(queue, best) == min(ranks), f"{name} chooses by warmth, load and last use")
-        _must(not queue.count, f"{name} leaves no fit worker idle beside a waiting request")
+        may_go = [r for r in queue if r.attempts or best.room(r.lane) > 0]
+        _must(not may_go, f"{name} leaves no fit worker idle beside a waiting request")

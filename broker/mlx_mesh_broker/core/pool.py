@@ -65,13 +65,13 @@ class Pool:
         fit = (w for w in self.workers if w.state is _READY and len(w.jobs) < w.capacity + REFUGE_EXTRA)
         return min(fit, key=lambda w: (len(w.jobs) / w.slots, w.used), default=None)
 
-    def choose(self, preferred: Worker | None) -> Worker | None:
+    def choose(self, preferred: Worker | None, lane: int) -> Worker | None:
         """Return the preferred worker if it has room and is not clearly busier than the best, else the best."""
         best = self.best()
         if preferred is None or best is None or preferred is best or preferred not in self.workers:
             return best
         held, least = len(preferred.jobs), len(best.jobs)
-        if preferred.state is not _READY or held >= preferred.capacity:
+        if preferred.state is not _READY or preferred.room(lane) <= 0:
             return best
         busier = held - least > AFFINITY_DIFFERENCE and held / preferred.slots > AFFINITY_RATIO * least / best.slots
         return best if busier else preferred

@@ -7,6 +7,7 @@ from heapq import merge
 from typing import TYPE_CHECKING, Any, Final
 
 from mlx_mesh_broker.core.pool import Pool
+from mlx_mesh_wire.messages import Lane
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,7 +20,7 @@ LANE_PATTERN: Final = (0, 0, 1, 0, 0, 0, 1, 0, 0, 1, 0, 2)
 """Lane weights 8:3:1, spread out. A waiting lane is passed over at most 11 times, so none starves."""
 
 
-class Lane:
+class _Lane:
     """Requests of one lane: clients take turns, each client's requests are first in, first out."""
 
     __slots__ = ("clients", "count")
@@ -85,7 +86,7 @@ class Queue:
     def __init__(self, key: tuple[str, str], metrics: OpMetrics) -> None:
         self.key = key
         self.metrics = metrics
-        self.lanes = (Lane(), Lane(), Lane())
+        self.lanes = (_Lane(), _Lane(), _Lane())
         self.again: OrderedDict[Request, None] = OrderedDict()
         self.pool = Pool(key[1])
         self.count = 0
@@ -108,9 +109,14 @@ class Queue:
         self.count += 1
         self.bytes += request.size
 
-    def pop(self) -> Request:
-        """Take the next request by lane weight and turn."""
-        request = self.again.popitem(last=False)[0] if self.again else self._next_lane().pop()
+    def pop(self, lowest: int = Lane.BULK) -> Request | None:
+        """Take the next request by lane weight and turn, of this lane or a higher one; None if only lower ones wait."""
+        if self.again:
+            request = self.again.popitem(last=False)[0]
+        elif any(lane.count for lane in self.lanes[: lowest + 1]):
+            request = self._next_lane(lowest).pop()
+        else:
+            return None
         self._took(request)
         return request
 
@@ -137,11 +143,11 @@ class Queue:
         self.count -= 1
         self.bytes -= request.size
 
-    def _next_lane(self) -> Lane:
+    def _next_lane(self, lowest: int) -> _Lane:
         position = self.position
         while True:
-            lane = self.lanes[LANE_PATTERN[position]]
+            number = LANE_PATTERN[position]
             position = (position + 1) % len(LANE_PATTERN)
-            if lane.count:
+            if number <= lowest and self.lanes[number].count:
                 self.position = position
-                return lane
+                return self.lanes[number]

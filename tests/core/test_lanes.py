@@ -1,0 +1,67 @@
+"""Bulk work leaves places free in every worker, and is not kept waiting for ever by what comes in them."""
+
+from __future__ import annotations
+
+import pytest
+
+from mlx_mesh_wire.messages import Lane
+from tests.core.harness import Harness
+
+
+@pytest.mark.parametrize(("slots", "held"), [(1, 2), (3, 4), (4, 4), (8, 7), (32, 31)])
+def test_bulk_work_takes_all_places_but_two_or_a_quarter_of_few_slots(slots: int, held: int) -> None:
+    mesh = Harness()
+    worker, client = mesh.worker(slots=slots), mesh.client()
+    for _ in range(60):
+        client.request(lane=Lane.BULK)
+    assert held == len(worker.jobs())
+
+
+def test_an_interactive_request_goes_at_once_past_bulk_work_that_waits() -> None:
+    mesh = Harness()
+    worker, client = mesh.worker(slots=8), mesh.client()
+    for _ in range(20):
+        client.request(lane=Lane.BULK)
+    worker.jobs()
+    urgent = [client.request(lane=lane) for lane in (Lane.INTERACTIVE, Lane.STANDARD, Lane.INTERACTIVE)]
+    assert urgent[:2] == [job.request_id for job in worker.jobs()]
+
+
+def test_a_place_that_an_interactive_request_leaves_is_not_taken_by_bulk_work() -> None:
+    mesh = Harness()
+    worker, client = mesh.worker(slots=8), mesh.client()
+    for _ in range(20):
+        client.request(lane=Lane.BULK)
+    worker.jobs()
+    for _ in range(5):
+        urgent = client.request(lane=Lane.INTERACTIVE)
+        (job,) = worker.jobs()
+        assert urgent == job.request_id
+        worker.finish(job)
+        assert [] == worker.jobs()
+
+
+def test_bulk_work_has_its_share_however_much_is_asked_in_the_other_lanes() -> None:
+    mesh = Harness(client_max_outstanding=1000)
+    worker, client = mesh.worker(slots=8), mesh.client()
+    for _ in range(100):
+        client.request(lane=Lane.INTERACTIVE)
+    for _ in range(10):
+        client.request(lane=Lane.BULK)
+    done: list[int] = []
+    waiting = worker.jobs()
+    while len(done) < 48:
+        worker.finish(waiting[0])
+        done.append(waiting.pop(0).lane)
+        waiting += worker.jobs()
+    assert done.count(Lane.BULK) >= 3
+
+
+def test_a_place_goes_to_bulk_work_when_it_holds_fewer_than_its_own() -> None:
+    mesh = Harness()
+    worker, client = mesh.worker(slots=8), mesh.client()
+    for _ in range(9):
+        client.request(lane=Lane.BULK)
+    first = worker.jobs()[0]
+    worker.finish(first)
+    assert [8] == [job.request_id for job in worker.jobs()]
