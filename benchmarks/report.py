@@ -1,4 +1,4 @@
-"""The final table, and the section of docs/benchmarks.md that shows the reference results."""
+"""The final table, and the sections of docs/benchmarks.md and the README that show the reference results."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from benchmarks.processes import ROOT
 from benchmarks.results import Result, Target, load
 
 PAGE = ROOT / "docs" / "benchmarks.md"
+README = ROOT / "README.md"
 REFERENCE = ROOT / "benchmarks" / "results" / "reference"
 BEGIN = "<!-- results: written by python -m benchmarks report -->"
 END = "<!-- end of results -->"
+SHORT_BEGIN = "<!-- figures: written by python -m benchmarks report -->"
+SHORT_END = "<!-- end of figures -->"
 ORDER = ("rpc", "embed", "coldstart", "scale")
 GIB = 1024**3
 
@@ -30,12 +33,12 @@ def table(results: Sequence[Result]) -> str:
     return "\n".join(["", *lines, *skipped])
 
 
-def publish(folder: Path, page: Path = PAGE, reference: Path = REFERENCE) -> Path:
-    """Make the results of a folder the reference ones and write them into the page; return the page.
+def publish(folder: Path, page: Path = PAGE, reference: Path = REFERENCE, readme: Path = README) -> Path:
+    """Make the results of a folder the reference ones and write them into the page and the README; return the page.
 
     Raises:
         FileNotFoundError: there are no results.
-        ValueError: they come from a quick run, or the page lacks its marks.
+        ValueError: they come from a quick run, or a page lacks its marks.
     """
     results = [load(folder / f"{name}.json") for name in ORDER if (folder / f"{name}.json").exists()]
     if not results:
@@ -48,21 +51,35 @@ def publish(folder: Path, page: Path = PAGE, reference: Path = REFERENCE) -> Pat
             source = folder / f"{result.name}{suffix}"
             if source.exists() and folder.resolve() != reference.resolve():
                 shutil.copyfile(source, reference / source.name)
-    page.write_text(replace_section(page.read_text(encoding="utf-8"), section(results, page, reference)), "utf-8")
+    for path, new, marks in (
+        (page, section(results, page, reference), (BEGIN, END)),
+        (readme, short_section(results), (SHORT_BEGIN, SHORT_END)),
+    ):
+        path.write_text(replace_section(path.read_text(encoding="utf-8"), new, *marks), "utf-8")
     return page
 
 
-def replace_section(text: str, new: str) -> str:
+def replace_section(text: str, new: str, begin: str = BEGIN, end: str = END) -> str:
     """Return the page with what stands between the marks replaced.
 
     Raises:
         ValueError: a mark is missing.
     """
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"the page lacks one of its marks: {BEGIN} and {END}")
-    return f"{before}{BEGIN}\n\n{new.strip()}\n\n{END}{after}"
+    before, begun, rest = text.partition(begin)
+    _, ended, after = rest.partition(end)
+    if not begun or not ended:
+        raise ValueError(f"the page lacks one of its marks: {begin} and {end}")
+    return f"{before}{begin}\n\n{new.strip()}\n\n{end}{after}"
+
+
+def short_section(results: Sequence[Result]) -> str:
+    """Return the Markdown for the README: what was found beside what was aimed at."""
+    newest = max(results, key=lambda result: result.date)
+    rows = ["| measured | target | found |", "|---|---|---|"]
+    for result in results:
+        for what, bound, found, verdict, _ in map(_row, result.targets):
+            rows.append(f"| {what} | {bound} | {found}{', missed' if verdict == 'missed' else ''} |")
+    return f"On {newest.machine['cores']} cores, {newest.date[:10]}:\n\n" + "\n".join(rows)
 
 
 def section(results: Sequence[Result], page: Path, reference: Path) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks.embed.tally import Tally
 from benchmarks.embed.texts import requests
-from mlx_mesh_wire import limits, messages, pack_body
+from mlx_mesh_wire import Lane, limits, messages, pack_body
 from mlx_mesh_worker.engine import Result
 from mlx_mesh_worker.engines.embed import EmbedEngine
 from mlx_mesh_worker.job import Job
@@ -40,7 +40,7 @@ class LoopEngine:
         """Give the engine a request."""
         number = next(self._ids)
         session = bytes(limits.SESSION_BYTES)
-        message = messages.Job(number, 1, session, number, "embed", "", 1, DEADLINE_MS, 0, 0, b"", "")
+        message = messages.Job(number, 1, session, number, "embed", "", Lane.BULK, DEADLINE_MS, 0, 0, b"", "")
         job = Job(message, [bytes(frame) for frame in pack_body({"texts": list(texts)})], 0.0)
         self.engine.admit(job)
         self.held += 1

@@ -102,8 +102,11 @@ def test_publishing_replaces_the_section_and_keeps_the_rest(tmp_path: Path) -> N
     page, found, reference = page_with_marks(tmp_path), tmp_path / "found", tmp_path / "reference"
     Result("scale", [MET], {}).save(found)
     (found / "scale.svg").write_text("<svg/>", encoding="utf-8")
+    readme = tmp_path / "README.md"
+    readme.write_text(f"{report.SHORT_BEGIN}\n{report.SHORT_END}\n", encoding="utf-8")
     for _ in range(2):  # a second time changes nothing
-        report.publish(found, page, reference)
+        report.publish(found, page, reference, readme)
+        assert 1 == readme.read_text(encoding="utf-8").count("| met one | at most 2 x | 1.5 x |")
         text = page.read_text(encoding="utf-8")
         assert "old" not in text
         assert text.startswith("# Title\n")
@@ -126,6 +129,8 @@ def test_only_full_results_become_the_reference(tmp_path: Path) -> None:
 
 def test_the_page_of_the_documentation_has_its_marks() -> None:
     assert "new text" in report.replace_section(report.PAGE.read_text(encoding="utf-8"), "new text")
+    short = (report.SHORT_BEGIN, report.SHORT_END)
+    assert "new text" in report.replace_section(report.README.read_text(encoding="utf-8"), "new text", *short)
 
 
 def test_phases_add_up_to_the_time_until_ready() -> None:

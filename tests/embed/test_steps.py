@@ -9,7 +9,7 @@ import pytest
 
 from mlx_mesh_wire import EngineError
 from mlx_mesh_worker.engine import EngineLoadError
-from mlx_mesh_worker.engines.embed.engine import BUDGET_FIRST, BUDGET_MAX, BUDGET_MIN, STEP_TARGET_S
+from mlx_mesh_worker.engines.embed.engine import BUDGET_FIRST, BUDGET_MAX, BUDGET_MIN, BULK_AFTER_S, STEP_TARGET_S
 from mlx_mesh_worker.engines.embed.request import TEXTS_MAX
 from tests.embed.driver import BULK, INTERACTIVE, STANDARD, Driver
 from tests.embed.folder import ModelFolder
@@ -162,3 +162,10 @@ def test_the_budget_follows_the_measured_speed_within_its_bounds(make: Callable[
         for _ in range(100):
             engine._adapt(seconds, 512)
         assert bound == engine._budget
+
+
+def test_batches_are_larger_while_nothing_but_bulk_work_comes(make: Callable[..., ModelFolder]) -> None:
+    engine = make().engine()
+    usual = BUDGET_FIRST
+    assert 3 * usual == engine._allowed(engine._hurried + BULK_AFTER_S + 0.1)
+    assert usual == engine._allowed(engine._hurried + BULK_AFTER_S)

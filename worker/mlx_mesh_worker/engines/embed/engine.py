@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from mlx_mesh_wire import EngineError, InvalidRequestError, Tensor
+from mlx_mesh_wire import EngineError, InvalidRequestError, Lane, Tensor
 from mlx_mesh_wire.logs import log
 from mlx_mesh_worker.blas import HINT, REFERENCE, load_blas
 from mlx_mesh_worker.engine import Engine, EngineLoadError, Failure, Output, Result
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
 STEP_TARGET_S: Final = 0.04
 """A step should take no longer, since a new interactive text waits for the step under way."""
+
+BULK_STEP_TARGET_S: Final = 0.12
+BULK_AFTER_S: Final = 2.0
+"""The same while nothing but bulk work has come for so long: larger batches read the weights less often."""
 
 BUDGET_FIRST: Final = 512
 BUDGET_MIN: Final = 64
@@ -46,13 +50,14 @@ class EmbedEngine(Engine):
 
     ops = ("embed",)
     pure_ops = ("embed",)
-    slots = 8
+    slots = 16
 
     def __init__(self, model: str = "") -> None:
         super().__init__(model)
         self._batcher = Batcher()
         self._budget = BUDGET_FIRST
         self._token_s = 0.0
+        self._hurried = 0.0
         self._shrunk = 1
 
     def load(self) -> None:
@@ -95,6 +100,8 @@ class EmbedEngine(Engine):
         work = Work(job, body.texts, self.config.normalize if body.normalize is None else body.normalize)
         work.read(self._tokenizer, READ_AT_ONCE_MAX_CHARS)
         self._batcher.add(work)
+        if job.lane != Lane.BULK:
+            self._hurried = time.perf_counter()
 
     def cancel(self, job: Job) -> None:
         """Drop the texts of a job."""
@@ -110,9 +117,9 @@ class EmbedEngine(Engine):
             except InvalidRequestError as error:
                 self._batcher.remove(first.job)
                 return [Failure(first.job, error)]
-        batch = self._batcher.batch(first, max(BUDGET_MIN, self._budget // self._shrunk))
-        self.mark({piece.work.job: None for piece in batch})
         began = time.perf_counter()
+        batch = self._batcher.batch(first, self._allowed(began))
+        self.mark({piece.work.job: None for piece in batch})
         rows, finite = self._compute(batch)
         self._adapt(time.perf_counter() - began, len(batch) * padded(max(len(piece.ids) for piece in batch)))
         return self._sort_out(batch, rows, finite)
@@ -173,6 +180,12 @@ class EmbedEngine(Engine):
             "truncated": work.truncated,
             "model": self._name,
         }
+
+    def _allowed(self, now: float) -> int:
+        """Return the padded tokens of the next batch."""
+        calm = now - self._hurried > BULK_AFTER_S
+        budget = self._budget * BULK_STEP_TARGET_S / STEP_TARGET_S if calm else self._budget
+        return max(BUDGET_MIN, int(budget) // self._shrunk)
 
     def _adapt(self, seconds: float, tokens: int) -> None:
         """Size the next batch so that it takes about the target time."""
