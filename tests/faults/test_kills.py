@@ -60,7 +60,7 @@ def mesh() -> Iterator[LiveMesh]:
 def test_a_corpus_survives_kills_with_the_vectors_of_an_undisturbed_run(mesh: LiveMesh, broker: bool) -> None:
     supervisor(mesh, "up", "--detach")
     try:
-        outcome = soak(mesh, corpus(150), 2, broker=broker, pause_s=(0.3, 1.0))
+        outcome = soak(mesh, corpus(150), 2, broker=broker, pause_s=(1.0, 2.0))
     finally:
         supervisor(mesh, "down")
     assert outcome.texts >= 150
