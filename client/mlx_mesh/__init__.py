@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mlx_mesh._generation import GenerateResult, Generation, TextChunk
 from mlx_mesh._results import Embeddings
 from mlx_mesh._sync import Mesh, Stream
 from mlx_mesh_wire import (
@@ -35,16 +36,20 @@ from mlx_mesh_wire import (
 
 if TYPE_CHECKING:
     from mlx_mesh._async import AsyncMesh, AsyncStream
+    from mlx_mesh._generation import AsyncGeneration
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AsyncGeneration",
     "AsyncMesh",
     "AsyncStream",
     "CancelledError",
     "DeadlineExceededError",
     "Embeddings",
     "EngineError",
+    "GenerateResult",
+    "Generation",
     "InternalError",
     "InvalidRequestError",
     "Mesh",
@@ -57,6 +62,7 @@ __all__ = [
     "SlowConsumerError",
     "Stream",
     "Tensor",
+    "TextChunk",
     "TooLargeError",
     "UnauthorizedError",
     "UnknownModelError",
@@ -68,7 +74,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import the asyncio client on first use: asyncio alone takes longer than everything else here."""
-    if name in ("AsyncMesh", "AsyncStream"):
+    if name in ("AsyncGeneration", "AsyncMesh", "AsyncStream"):
         from mlx_mesh import _async
 
         return getattr(_async, name)

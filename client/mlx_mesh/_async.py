@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from mlx_mesh import _readiness
+from mlx_mesh._generation import AsyncGeneration, Sampling, affinity_of, chat_body, generate_body
 from mlx_mesh._link import Link
 from mlx_mesh._options import (
     DEFAULT_TIMEOUT_S,
@@ -28,7 +29,7 @@ from mlx_mesh._session import STATUS_OP, result_of
 from mlx_mesh_wire import CancelledError, DeadlineExceededError, MeshError, limits, messages, pack_body
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 EMBED_CONCURRENCY = 16
 """Requests that one ``embed`` keeps under way: enough for several workers, and room for other calls of the client."""
@@ -164,6 +165,61 @@ class AsyncMesh:
         )
         call = checked.call(check_op(op), pack_body(value), check_window(window))
         return AsyncStream(self, call)
+
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        window: int = WINDOW,
+        model: str | None = None,
+        timeout: float = DEFAULT_TIMEOUT_S,
+        lane: str = "standard",
+        at_most_once: bool = False,
+        wait_for_ready: bool = False,
+        **sampling: Unpack[Sampling],
+    ) -> AsyncGeneration:
+        """Return the text that continues a prompt (a text, or token ids), as it comes.
+
+        Further keywords are those of :class:`Sampling`.
+        """
+        checked = options(
+            model=model,
+            timeout=timeout,
+            lane=lane,
+            at_most_once=at_most_once,
+            wait_for_ready=wait_for_ready,
+            affinity=affinity_of(prompt),
+        )
+        call = checked.call("generate", generate_body(prompt, sampling), check_window(window))
+        return AsyncGeneration(AsyncStream(self, call))
+
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Any] | None = None,
+        window: int = WINDOW,
+        model: str | None = None,
+        timeout: float = DEFAULT_TIMEOUT_S,
+        lane: str = "standard",
+        at_most_once: bool = False,
+        wait_for_ready: bool = False,
+        **sampling: Unpack[Sampling],
+    ) -> AsyncGeneration:
+        """Return the answer to a conversation, maps with ``role`` and ``content``, as it comes.
+
+        ``tools`` are passed on to the model's chat template. Further keywords are those of :class:`Sampling`.
+        """
+        checked = options(
+            model=model,
+            timeout=timeout,
+            lane=lane,
+            at_most_once=at_most_once,
+            wait_for_ready=wait_for_ready,
+            affinity=affinity_of(messages),
+        )
+        call = checked.call("chat", chat_body(messages, tools, sampling), check_window(window))
+        return AsyncGeneration(AsyncStream(self, call))
 
     async def status(self, *, timeout: float = 5.0) -> dict[str, Any]:  # noqa: ASYNC109  as above
         """Return the state of the mesh: epoch, workers, queues, limits."""

@@ -9,9 +9,10 @@ from __future__ import annotations
 import threading
 import time
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from mlx_mesh import _readiness
+from mlx_mesh._generation import Generation, Sampling, affinity_of, chat_body, generate_body
 from mlx_mesh._link import Link
 from mlx_mesh._options import DEFAULT_TIMEOUT_S, WINDOW, Call, check_op, check_window, embed_bodies, options
 from mlx_mesh._pending import Pending
@@ -22,7 +23,7 @@ from mlx_mesh_wire.sleeper import Sleeper
 from mlx_mesh_wire.wake import Wake
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 EMBED_CONCURRENCY = 16
 """Requests that one ``embed`` keeps under way: enough for several workers, and room for other calls of the client."""
@@ -155,6 +156,61 @@ class Mesh:
             affinity=affinity,
         )
         return Stream(self, self._start(checked.call(check_op(op), pack_body(value), check_window(window))))
+
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        window: int = WINDOW,
+        model: str | None = None,
+        timeout: float = DEFAULT_TIMEOUT_S,
+        lane: str = "standard",
+        at_most_once: bool = False,
+        wait_for_ready: bool = False,
+        **sampling: Unpack[Sampling],
+    ) -> Generation:
+        """Return the text that continues a prompt (a text, or token ids), as it comes.
+
+        Further keywords are those of :class:`Sampling`.
+        """
+        checked = options(
+            model=model,
+            timeout=timeout,
+            lane=lane,
+            at_most_once=at_most_once,
+            wait_for_ready=wait_for_ready,
+            affinity=affinity_of(prompt),
+        )
+        call = checked.call("generate", generate_body(prompt, sampling), check_window(window))
+        return Generation(Stream(self, self._start(call)))
+
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Any] | None = None,
+        window: int = WINDOW,
+        model: str | None = None,
+        timeout: float = DEFAULT_TIMEOUT_S,
+        lane: str = "standard",
+        at_most_once: bool = False,
+        wait_for_ready: bool = False,
+        **sampling: Unpack[Sampling],
+    ) -> Generation:
+        """Return the answer to a conversation, maps with ``role`` and ``content``, as it comes.
+
+        ``tools`` are passed on to the model's chat template. Further keywords are those of :class:`Sampling`.
+        """
+        checked = options(
+            model=model,
+            timeout=timeout,
+            lane=lane,
+            at_most_once=at_most_once,
+            wait_for_ready=wait_for_ready,
+            affinity=affinity_of(messages),
+        )
+        call = checked.call("chat", chat_body(messages, tools, sampling), check_window(window))
+        return Generation(Stream(self, self._start(call)))
 
     def status(self, *, timeout: float = 5.0) -> dict[str, Any]:
         """Return the state of the mesh: epoch, workers, queues, limits."""

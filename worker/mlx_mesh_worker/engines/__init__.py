@@ -12,8 +12,9 @@ from mlx_mesh_worker.engine import Engine, EngineLoadError
 BUILT_IN = {
     "echo": "mlx_mesh_worker.engines.echo:EchoEngine",
     "embed": "mlx_mesh_worker.engines.embed:EmbedEngine",
+    "generate": "mlx_mesh_worker.engines.generate:GenerateEngine",
 }
-NEEDS = {"embed": ("mlx", "tokenizers")}
+NEEDS = {"embed": ("mlx", "tokenizers"), "generate": ("mlx", "mlx_lm")}
 """What the extra ``worker`` brings for them."""
 
 

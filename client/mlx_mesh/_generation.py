@@ -1,0 +1,176 @@
+"""Text that is generated: what to ask for, and what comes."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypedDict
+
+from mlx_mesh_wire import InvalidRequestError, pack_body
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from mlx_mesh._async import AsyncStream
+    from mlx_mesh._sync import Stream
+    from mlx_mesh_wire.body import Frame
+
+SEED_BITS = 53
+AFFINITY_CHARS = 512
+"""Prompts that begin with the same so many characters go to the same worker, which has read that beginning before."""
+
+
+class Sampling(TypedDict, total=False):
+    """How much text, and how its tokens are chosen; whatever is left out is the worker's default.
+
+    Without a temperature the likeliest token is taken each time. With one, ``seed`` decides: the same seed gives the
+    same text, alone or beside others. A seed is drawn if none is given.
+    """
+
+    max_tokens: int
+    temperature: float
+    top_p: float
+    top_k: int
+    min_p: float
+    seed: int
+    stop: str | Sequence[str]
+    stop_tokens: Sequence[int]
+    repetition_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
+    logit_bias: Mapping[int, float]
+
+
+class TextChunk(NamedTuple):
+    """A piece of text and the ids of its tokens; often one token, and sometimes no text yet."""
+
+    text: str
+    tokens: list[int]
+
+
+class GenerateResult(NamedTuple):
+    """How a text ended.
+
+    Attributes:
+        finish_reason: ``stop`` (an end token or a stop string) or ``length``.
+        usage: tokens: ``prompt``, ``cached`` (of the prompt, not read again), ``completion``.
+        timings: milliseconds: ``queue_ms``, ``prefill_ms``, ``decode_ms``.
+        model: name of the model.
+    """
+
+    finish_reason: str
+    usage: dict[str, int]
+    timings: dict[str, float]
+    model: str
+
+
+def generate_body(prompt: Any, sampling: Sampling) -> list[Frame]:
+    """Return the body of a ``generate``."""
+    if isinstance(prompt, tuple):
+        prompt = list(prompt)
+    return pack_body({"prompt": prompt, **_asked(sampling)})
+
+
+def chat_body(messages: Any, tools: Any, sampling: Sampling) -> list[Frame]:
+    """Return the body of a ``chat``."""
+    given = {"messages": list(messages) if isinstance(messages, tuple) else messages}
+    return pack_body({**given, **({} if tools is None else {"tools": tools}), **_asked(sampling)})
+
+
+def affinity_of(start: Any) -> bytes:
+    """Return the key of what a prompt or a conversation begins with."""
+    if isinstance(start, list | tuple) and start and isinstance(start[0], dict):
+        start = [start[0].get("content"), start[1].get("content") if len(start) > 1 else None]
+    return hashlib.sha256(str(start)[:AFFINITY_CHARS].encode("utf-8", "surrogatepass")).digest()
+
+
+def _asked(sampling: Sampling) -> dict[str, Any]:
+    unknown = sorted(set(sampling) - set(Sampling.__annotations__))
+    if unknown:
+        text = f"{unknown[0]} is no keyword of generate; there are {', '.join(Sampling.__annotations__)}"
+        raise InvalidRequestError(text, details={"field": unknown[0]})
+    asked: dict[str, Any] = {name: value for name, value in sampling.items() if value is not None}
+    for name in ("stop", "stop_tokens"):
+        if isinstance(asked.get(name), tuple):
+            asked[name] = list(asked[name])
+    if isinstance(asked.get("logit_bias"), dict):
+        asked["logit_bias"] = {str(token): bias for token, bias in asked["logit_bias"].items()}
+    if asked.get("temperature") and "seed" not in asked:
+        # Drawn here and not by the worker, so that the text goes on as it began if it has to be run again.
+        asked["seed"] = secrets.randbits(SEED_BITS)
+    return asked
+
+
+def _result(value: dict[str, Any]) -> GenerateResult:
+    return GenerateResult(value["finish_reason"], value["usage"], value["timings"], value["model"])
+
+
+class Generation:
+    """Text as it comes: iterate for :class:`TextChunk`, or call :meth:`text` for all of it.
+
+    Leaving it early cancels the request. :attr:`result` says how it ended, once it has.
+    """
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> TextChunk:
+        value = next(self._stream)
+        return TextChunk(value["text"], value["tokens"])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def result(self) -> GenerateResult | None:
+        """How it ended; None before."""
+        value = self._stream.result
+        return None if value is None else _result(value)
+
+    def text(self) -> str:
+        """Wait for the end and return all text that has not been read yet."""
+        return "".join(chunk.text for chunk in self)
+
+    def close(self) -> None:
+        """Cancel the request if it has not ended."""
+        self._stream.close()
+
+
+class AsyncGeneration:
+    """As :class:`Generation`, for asyncio."""
+
+    def __init__(self, stream: AsyncStream) -> None:
+        self._stream = stream
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> TextChunk:
+        value = await anext(self._stream)
+        return TextChunk(value["text"], value["tokens"])
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    @property
+    def result(self) -> GenerateResult | None:
+        """How it ended; None before."""
+        value = self._stream.result
+        return None if value is None else _result(value)
+
+    async def text(self) -> str:
+        """Wait for the end and return all text that has not been read yet."""
+        return "".join([chunk.text async for chunk in self])
+
+    async def aclose(self) -> None:
+        """Cancel the request if it has not ended."""
+        await self._stream.aclose()

@@ -1,0 +1,49 @@
+"""A tiny llama in mlx-lm's own format, made once, and an engine that has loaded it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from benchmarks.llama import make_llama
+from mlx_mesh import Mesh
+from mlx_mesh_worker.engines.generate import GenerateEngine
+from tests.live import LiveMesh, live_mesh
+
+
+@pytest.fixture(scope="session")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_llama(tmp_path_factory.mktemp("models") / "tiny-llama", "tiny")
+
+
+@pytest.fixture(scope="session")
+def loaded(llama: Path) -> GenerateEngine:
+    engine = GenerateEngine(str(llama))
+    engine.load()
+    engine.warm()
+    return engine
+
+
+@pytest.fixture
+def engine(loaded: GenerateEngine) -> GenerateEngine:
+    """The engine with nothing left of the test before."""
+    loaded._rows.clear()
+    loaded._waiting.clear()
+    loaded._by_uid.clear()
+    loaded._generator = None
+    loaded._prefixes.clear()
+    loaded._prefixes.hits = loaded._prefixes.saved_tokens = 0
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def live(llama: Path) -> Iterator[LiveMesh]:
+    with live_mesh() as mesh:
+        mesh.broker()
+        for name in ("g0", "g1"):
+            mesh.worker("generate", name, "--model", str(llama))
+        with Mesh(mesh.endpoint) as client:
+            client.ready(["generate", "chat"], timeout=60)
+        yield mesh
