@@ -21,12 +21,12 @@ TIMEOUT_MAX_S = limits.REMAINING_MAX_MS / 1000
 WINDOW = 16
 """Stream credit: enough to hide a round trip, little enough that a slow reader holds few chunks."""
 
-TEXTS_PER_REQUEST = 16
+TEXTS_PER_REQUEST = 8
 """A long list of texts goes as several requests, so that all workers share it and short requests are not held up."""
 
-CHARS_PER_REQUEST = 2048
+CHARS_PER_REQUEST = 1024
 CHARS_COUNTED_PER_TEXT = 1024
-"""The same for long texts, of which an encoder reads the first few hundred tokens. About 0.2 s of work on one CPU core:
+"""The same for long texts, of which an encoder reads the first few hundred tokens. About 0.1 s of work on one CPU core:
 that little is computed again when a worker dies, and that briefly is a request at risk of a second, unrelated death.
 """
 

@@ -106,7 +106,8 @@ def test_a_demo_that_is_interrupted_at_once_and_again_leaves_nothing(demo: Demo)
     demo.process.send_signal(signal.SIGINT)
     demo.process.send_signal(signal.SIGTERM)
     demo.end()
-    assert demo.process.returncode == 130
+    # The later signals may find Python on its way out, with its own handlers gone.
+    assert demo.process.returncode in (130, -signal.SIGINT, -signal.SIGTERM)
     assert demo.left() == []
 
 

@@ -11,6 +11,7 @@ from mlx_mesh_wire import messages
 from mlx_mesh_worker.engines.embed.batcher import (
     CANDIDATES,
     COST_OF_A_TEXT_CHARS,
+    LARGE_JOBS_MAX,
     TURN_OF_THE_OLDEST,
     Batcher,
     Piece,
@@ -160,11 +161,18 @@ def test_bulk_goes_on_though_new_interactive_jobs_never_stop_coming() -> None:
     assert [5, 10, 15, 20, 25, 30] == turns
 
 
-def test_a_job_that_must_be_alone_shares_no_batch() -> None:
+def test_a_job_that_must_be_alone_goes_first_and_shares_no_batch() -> None:
     alone, others = work(8, 8, 8, alone=True), work(8, 8)
     made = batcher(others, alone)
     batches = [owners(take(made, 16)) for _ in range(3)]
-    assert [{others}, {alone}, {alone}] == batches
+    assert [{alone}, {alone}, {others}] == batches
+
+
+def test_few_jobs_of_several_texts_share_a_batch_and_any_number_of_single_ones() -> None:
+    made = batcher(*(work(8, 8) for _ in range(20)), *(work(8) for _ in range(20)))
+    shared = owners(take(made, 8 * 30))
+    assert LARGE_JOBS_MAX == sum(len(each.tokens) > 1 for each in shared)
+    assert 20 == sum(len(each.tokens) == 1 for each in shared)
 
 
 def test_a_large_job_that_must_be_alone_takes_turns_like_any_other() -> None:

@@ -93,7 +93,9 @@ def test_the_highest_lane_that_waits_is_served_but_for_every_fifth_batch(
     arrivals: list[list[Work]], budget: int
 ) -> None:
     for turn, (batch, waiting) in enumerate(run(arrivals, budget), 1):
-        if turn % TURN_OF_THE_OLDEST:
+        if any(each.job.alone for each in waiting):
+            assert batch[0].work.job.alone
+        elif turn % TURN_OF_THE_OLDEST:
             assert batch[0].work.job.lane == min(each.job.lane for each in waiting)
 
 
@@ -106,13 +108,14 @@ def test_nobody_waits_longer_than_five_batches_for_each_that_has_waited_as_long(
     since: dict[Work, int] = {}
     due: dict[Work, int] = {}
     stream = [*arrivals, *[[work(8, lane=lane)] for lane in others]]
+    alone = sum(each.missing for group in arrivals for each in group if each.job.alone)
     for turn, (batch, waiting) in enumerate(run(stream, budget=8)):
         for each in waiting:
             since.setdefault(each, turn)
         for each in waiting:
             if each not in due:
                 ahead = sum(since[other] <= since[each] for other in waiting)
-                due[each] = turn + TURN_OF_THE_OLDEST * ahead
+                due[each] = turn + TURN_OF_THE_OLDEST * ahead + alone
             assert turn < due[each]
         for each in {piece.work for piece in batch}:
             since[each] = turn + 1

@@ -22,6 +22,16 @@ PAD_TO: Final = 8
 TURN_OF_THE_OLDEST: Final = 5
 """Every fifth batch is for the job that has waited longest, whatever its lane, so that bulk work never stops."""
 
+LARGE_JOBS_MAX: Final = 4
+"""Jobs of several texts that share a batch. If the process dies of it, each is computed again by itself as a whole, and
+in all that time an unrelated death would be laid on it.
+"""
+
+SUSPECT_MAX_TEXTS: Final = 16
+"""A job that must be alone, since a worker died while it computed it, goes first if it has no more texts than this: the
+longer it stays under suspicion, the likelier an unrelated death is laid on it. A larger one would hold up the others.
+"""
+
 CANDIDATES: Final = 256
 """Texts looked at to fill a batch with others of about the same length."""
 
@@ -112,6 +122,9 @@ class Batcher:
         """Begin the next turn and return the job that has it; if it has unread texts it is to read first."""
         self._turn += 1
         waiting = [work for work in self._works.values() if work.pieces or work.unread]
+        suspects = [work for work in waiting if work.job.alone and work.missing <= SUSPECT_MAX_TEXTS]
+        if suspects:
+            return min(suspects, key=lambda work: work.since)
         if self._turn % TURN_OF_THE_OLDEST == 0:
             return min(waiting, key=lambda work: work.since)
         return min(waiting, key=lambda work: (work.job.lane, work.turn))
@@ -135,7 +148,7 @@ class Batcher:
         """Take further texts no longer than this, the closest in length, of jobs in the same lane or a higher one."""
         if room <= 0:
             return []
-        works = [w for w in self._works.values() if w.pieces and w.job.lane <= first.job.lane and not w.job.alone]
+        works = self._company(first)
         share = max(1, CANDIDATES // len(works)) if works else 0
         fitting = [
             piece
@@ -148,6 +161,13 @@ class Batcher:
         for work in {id(piece.work): piece.work for piece in chosen}.values():
             work.pieces = [piece for piece in work.pieces if (id(work), piece.position) not in taken]
         return chosen
+
+    def _company(self, first: Work) -> list[Work]:
+        """Return the jobs whose texts may share a batch with that of this one."""
+        may = [w for w in self._works.values() if w.pieces and w.job.lane <= first.job.lane and not w.job.alone]
+        large = sorted((w for w in may if w.missing > 1 and w is not first), key=lambda w: w.turn)
+        left_out = set(map(id, large[LARGE_JOBS_MAX - 1 :]))
+        return [work for work in may if id(work) not in left_out]
 
 
 def _cost(text: str) -> int:
