@@ -346,6 +346,19 @@ def test_an_unreachable_worker_gets_no_work_until_it_is_back_on_a_new_connection
     assert {held: "OK"} == client.answers()
 
 
+def test_a_worker_on_a_new_connection_is_welcomed_before_it_gets_jobs() -> None:
+    mesh = Harness()
+    worker, client = mesh.worker(slots=4), mesh.client()
+    held = client.request()
+    client.request()
+    worker.take()
+    worker.route = b"new-route"
+    worker.returning([(client.session, held)])
+    kinds = [type(message) for message, _ in worker.take()]
+    assert kinds[0] is messages.Welcome
+    assert 2 == kinds.count(messages.Job)
+
+
 def test_at_most_once_that_a_worker_no_longer_holds_is_not_run_again() -> None:
     mesh = Harness()
     worker, client = mesh.worker(), mesh.client()

@@ -169,7 +169,7 @@ def test_a_broken_engine_leaves_a_record_of_what_broke_it_and_of_nothing_else(me
 @pytest.mark.parametrize(
     ("engine", "code", "text"),
     [
-        ("nonsense", 78, "allowed: echo, embed, or package.module:Class"),
+        ("nonsense", 78, "allowed: echo, embed, generate, or package.module:Class"),
         ("no.such.module:X", 78, "cannot import no.such.module"),
         ("mine:Missing", 78, "has no such class"),
         ("mine:NotAnEngine", 78, "is not a subclass"),

@@ -153,15 +153,18 @@ class Workers:
                 self._complain(route, f"{WORKERS_MAX} workers are connected already")
                 return
             worker = self._enlist(route, message)
-        elif worker.route != route:
+        moved = worker.route != route
+        if moved:
             state.workers.pop(worker.route, None)
             worker.route = route
             state.workers[route] = worker
+        # Before any JOB: it tells the worker that the ids of this connection are those of this epoch.
+        state.to_worker(worker, welcome(state))
+        if moved:
             self._reconcile(worker, held)
         worker.heard = state.now
         self._describe(worker, message)
         self._join_queues(worker)
-        state.to_worker(worker, welcome(state))
         if type(message) is Ready:
             self._adopt(worker, held)
         self.turn(worker, Turn.READY if type(message) is Ready else Turn.LOAD)
