@@ -86,6 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         _show(directory, supervisor, limit)
     except KeyboardInterrupt:
+        _ignore_interrupts()
         note("interrupted; stopping what was started")
         status = EXIT_INTERRUPTED
     except (CommandError, MeshError, OSError, subprocess.CalledProcessError) as error:
@@ -105,14 +106,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _clean_up(directory: Path, supervisor: Supervisor) -> str:
     """Stop the mesh and remove its folder; return what could not be done."""
-    for number in up.INTERRUPTS:
-        signal.signal(number, signal.SIG_IGN)  # an impatient second Ctrl-C would leave the mesh running
+    _ignore_interrupts()
     try:
         up.stop(supervisor, STOPPED_WITHIN_S)
     except CommandError as error:
         return str(error)
     shutil.rmtree(directory, ignore_errors=True)
     return ""
+
+
+def _ignore_interrupts() -> None:
+    for number in up.INTERRUPTS:
+        signal.signal(number, signal.SIG_IGN)  # an impatient second Ctrl-C would leave the mesh running
 
 
 def _show(directory: Path, supervisor: Supervisor, limit: int) -> None:
