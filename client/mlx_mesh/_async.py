@@ -12,7 +12,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from mlx_mesh import _readiness
-from mlx_mesh._generation import AsyncGeneration, Sampling, affinity_of, chat_body, generate_body
+from mlx_mesh._generation import AsyncGeneration, Sampling, chat_call, generate_call
 from mlx_mesh._link import Link
 from mlx_mesh._options import (
     DEFAULT_TIMEOUT_S,
@@ -182,15 +182,16 @@ class AsyncMesh:
 
         Further keywords are those of :class:`Sampling`.
         """
-        checked = options(
+        call = generate_call(
+            prompt,
+            sampling,
+            window,
             model=model,
             timeout=timeout,
             lane=lane,
             at_most_once=at_most_once,
             wait_for_ready=wait_for_ready,
-            affinity=affinity_of(prompt),
         )
-        call = checked.call("generate", generate_body(prompt, sampling), check_window(window))
         return AsyncGeneration(AsyncStream(self, call))
 
     def chat(
@@ -210,15 +211,17 @@ class AsyncMesh:
 
         ``tools`` are passed on to the model's chat template. Further keywords are those of :class:`Sampling`.
         """
-        checked = options(
+        call = chat_call(
+            messages,
+            tools,
+            sampling,
+            window,
             model=model,
             timeout=timeout,
             lane=lane,
             at_most_once=at_most_once,
             wait_for_ready=wait_for_ready,
-            affinity=affinity_of(messages),
         )
-        call = checked.call("chat", chat_body(messages, tools, sampling), check_window(window))
         return AsyncGeneration(AsyncStream(self, call))
 
     async def status(self, *, timeout: float = 5.0) -> dict[str, Any]:  # noqa: ASYNC109  as above

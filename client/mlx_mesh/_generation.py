@@ -6,14 +6,15 @@ import hashlib
 import secrets
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypedDict
 
+from mlx_mesh._options import check_window, options
 from mlx_mesh_wire import InvalidRequestError, pack_body
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from mlx_mesh._async import AsyncStream
+    from mlx_mesh._options import Call
     from mlx_mesh._sync import Stream
-    from mlx_mesh_wire.body import Frame
 
 SEED_BITS = 53
 AFFINITY_CHARS = 512
@@ -64,20 +65,26 @@ class GenerateResult(NamedTuple):
     model: str
 
 
-def generate_body(prompt: Any, sampling: Sampling) -> list[Frame]:
-    """Return the body of a ``generate``."""
-    if isinstance(prompt, tuple):
-        prompt = list(prompt)
-    return pack_body({"prompt": prompt, **_asked(sampling)})
+def generate_call(prompt: Any, sampling: Sampling, window: int, **keywords: Any) -> Call:
+    """Return the request of a ``generate``; ``keywords`` are those of every call."""
+    given = list(prompt) if isinstance(prompt, tuple) else prompt
+    return _call("generate", {"prompt": given}, prompt, sampling, window=window, **keywords)
 
 
-def chat_body(messages: Any, tools: Any, sampling: Sampling) -> list[Frame]:
-    """Return the body of a ``chat``."""
+def chat_call(messages: Any, tools: Any, sampling: Sampling, window: int, **keywords: Any) -> Call:
+    """Return the request of a ``chat``; ``keywords`` are those of every call."""
     given = {"messages": list(messages) if isinstance(messages, tuple) else messages}
-    return pack_body({**given, **({} if tools is None else {"tools": tools}), **_asked(sampling)})
+    if tools is not None:
+        given["tools"] = tools
+    return _call("chat", given, messages, sampling, window=window, **keywords)
 
 
-def affinity_of(start: Any) -> bytes:
+def _call(op: str, asked: dict[str, Any], start: Any, sampling: Sampling, *, window: int, **keywords: Any) -> Call:
+    checked = options(**keywords, affinity=_affinity_of(start))
+    return checked.call(op, pack_body({**asked, **_asked(sampling)}), check_window(window))
+
+
+def _affinity_of(start: Any) -> bytes:
     """Return the key of what a prompt or a conversation begins with."""
     if isinstance(start, list | tuple) and start and isinstance(start[0], dict):
         start = [start[0].get("content"), start[1].get("content") if len(start) > 1 else None]

@@ -12,7 +12,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from mlx_mesh import _readiness
-from mlx_mesh._generation import Generation, Sampling, affinity_of, chat_body, generate_body
+from mlx_mesh._generation import Generation, Sampling, chat_call, generate_call
 from mlx_mesh._link import Link
 from mlx_mesh._options import DEFAULT_TIMEOUT_S, WINDOW, Call, check_op, check_window, embed_bodies, options
 from mlx_mesh._pending import Pending
@@ -173,15 +173,16 @@ class Mesh:
 
         Further keywords are those of :class:`Sampling`.
         """
-        checked = options(
+        call = generate_call(
+            prompt,
+            sampling,
+            window,
             model=model,
             timeout=timeout,
             lane=lane,
             at_most_once=at_most_once,
             wait_for_ready=wait_for_ready,
-            affinity=affinity_of(prompt),
         )
-        call = checked.call("generate", generate_body(prompt, sampling), check_window(window))
         return Generation(Stream(self, self._start(call)))
 
     def chat(
@@ -201,15 +202,17 @@ class Mesh:
 
         ``tools`` are passed on to the model's chat template. Further keywords are those of :class:`Sampling`.
         """
-        checked = options(
+        call = chat_call(
+            messages,
+            tools,
+            sampling,
+            window,
             model=model,
             timeout=timeout,
             lane=lane,
             at_most_once=at_most_once,
             wait_for_ready=wait_for_ready,
-            affinity=affinity_of(messages),
         )
-        call = checked.call("chat", chat_body(messages, tools, sampling), check_window(window))
         return Generation(Stream(self, self._start(call)))
 
     def status(self, *, timeout: float = 5.0) -> dict[str, Any]:

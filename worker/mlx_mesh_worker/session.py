@@ -91,7 +91,6 @@ class Session:
         self._sent: OrderedDict[tuple[bytes, int], tuple[float, Done, int]] = OrderedDict()
         self._sent_bytes = 0
         self._leaving = False
-        self._welcomed = False
         self._epoch = ""
         self._intervals = dict(DEFAULT_INTERVALS_MS)
         self._heard = now
@@ -121,7 +120,6 @@ class Session:
     def connected(self, now: float) -> None:
         """A connection was made: say who we are and what we hold."""
         self._heard = now
-        self._welcomed = False
         held: list[list[bytes | int]] = [[*job.key, job.attempt] for job in self._by_key.values() if not job.stream]
         held += [[*key, done.job.attempt] for key, (_, done, _) in self._sent.items()]
         for start in range(0, len(held), limits.HELD_MAX_ITEMS):
@@ -286,7 +284,6 @@ class Session:
         self.actions.append(Trim(message.level))
 
     def _welcome(self, now: float, message: messages.Welcome, frames: Sequence[bytes]) -> None:
-        self._welcomed = True
         self._enter(message.epoch)
         self._intervals.update((k, v) for k, v in message.intervals.items() if k in self._intervals and v > 0)
 
@@ -301,7 +298,6 @@ class Session:
 
     def _bye(self, now: float, message: messages.Bye, frames: Sequence[bytes]) -> None:
         """The broker does not want this worker (another protocol version); it may be replaced, so keep trying."""
-        self._welcomed = False
         self.actions.append(Told(message))
 
     def _error(self, now: float, message: messages.Error, frames: Sequence[bytes]) -> None:

@@ -7,15 +7,14 @@ from dataclasses import dataclass
 from mlx_mesh_wire import limits
 from mlx_mesh_wire.endpoints import endpoint_fault
 from mlx_mesh_wire.settings import SettingsError, setting
-
-ENGINES = "echo, embed, or package.module:Class"
+from mlx_mesh_worker.engines import ALLOWED
 
 
 @dataclass(frozen=True)
 class WorkerSettings:
     """Times in seconds."""
 
-    engine: str = setting("", help=ENGINES)
+    engine: str = setting("", help=ALLOWED)
     model: str = setting("", help="a folder or the name of a model; empty for the engine's default")
     name: str = setting("", help="name shown to operators; empty for the engine's name and the pid")
     broker: str = setting("", help="the broker's backend endpoint; empty for the one in the run directory")
@@ -35,7 +34,7 @@ def check_settings(settings: WorkerSettings) -> None:
         SettingsError: naming the field, what was given and what is allowed.
     """
     if not settings.engine:
-        raise SettingsError(f"--engine is missing; allowed: {ENGINES}")
+        raise SettingsError(f"--engine is missing; allowed: {ALLOWED}")
     name = settings.name
     if len(name) > limits.NAME_MAX_CHARS or not name.isprintable():
         raise SettingsError(

@@ -17,6 +17,9 @@ BUILT_IN = {
 NEEDS = {"embed": ("mlx", "tokenizers"), "generate": ("mlx", "mlx_lm")}
 """What the extra ``worker`` brings for them."""
 
+ALLOWED = f"{', '.join(BUILT_IN)} or package.module:Class"
+"""What ``--engine`` may say."""
+
 
 def find_engine(name: str) -> type[Engine]:
     """Return the engine class that a name or ``package.module:Class`` stands for.
@@ -30,7 +33,7 @@ def find_engine(name: str) -> type[Engine]:
     path = BUILT_IN.get(name, name)
     module_name, colon, class_name = path.partition(":")
     if not (module_name and colon and class_name):
-        raise EngineLoadError(f"engine {name!r} is not allowed; allowed: {', '.join(BUILT_IN)} or package.module:Class")
+        raise EngineLoadError(f"engine {name!r} is not allowed; allowed: {ALLOWED}")
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
