@@ -16,7 +16,7 @@ import pytest
 
 from mlx_mesh import DeadlineExceededError, Mesh
 from mlx_mesh_wire import encode_header, messages
-from tests.broker.dealer import Dealer, dealer
+from tests.broker.dealer import dealer
 from tests.live import LiveMesh, Process, live_mesh, until
 
 SENDER = """
@@ -101,17 +101,16 @@ def test_a_client_that_never_reads_is_cut_off_within_the_bound_and_others_are_se
         with Mesh(mesh.endpoint) as bystander:
             bystander.ready(["echo"])
             memory = psutil.Process(broker.pid).memory_info().rss
-            reader = Dealer(mesh.endpoint, hwm=1)
-            reader.say(messages.Hello(1, 0, reader.session, "does not read", ""))
-            for number in range(64):
-                reader.request(value=bytes([number]) * 100_000)
-            until(lambda: bystander.status()["clients"] == 1, "the reader to be cut off")
-            assert bystander.call("echo", 1) == 1
-            assert psutil.Process(broker.pid).memory_info().rss - memory < 64 << 20
-            # Reading again, it learns that it is unknown, and could send again what it has no answer for.
-            reader.say(messages.Ping(1))
-            assert reader.take(messages.Reset)
-            reader.close()
+            with dealer(mesh, hwm=1) as reader:
+                reader.hello()  # Until the broker has heard it, there is nobody to be cut off.
+                for number in range(64):
+                    reader.request(value=bytes([number]) * 100_000)
+                until(lambda: bystander.status()["clients"] == 1, "the reader to be cut off")
+                assert bystander.call("echo", 1) == 1
+                assert psutil.Process(broker.pid).memory_info().rss - memory < 64 << 20
+                # Reading again, it learns that it is unknown, and could send again what it has no answer for.
+                reader.say(messages.Ping(1))
+                assert reader.take(messages.Reset)
 
 
 @pytest.mark.slow
