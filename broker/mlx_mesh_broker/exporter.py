@@ -81,13 +81,19 @@ def _workers(snapshot: Snapshot) -> Iterator[Metric]:
         "heard_s": GaugeMetricFamily("mlx_mesh_worker_silence_seconds", "Since its last message.", labels=["worker"]),
     }
     memory = GaugeMetricFamily("mlx_mesh_worker_memory_bytes", "Memory by kind.", labels=["worker", "kind"])
+    engine = CounterMetricFamily(
+        "mlx_mesh_worker_engine", "What a worker's engine has counted.", labels=["worker", "counter"]
+    )
     for worker in workers:
         for name, family in families.items():
             family.add_metric([worker["name"]], worker[name])
         for kind, value in worker["memory"].items():
             memory.add_metric([worker["name"], kind], value)
+        for counter, value in worker["counters"].items():
+            engine.add_metric([worker["name"], counter], value)
     yield from families.values()
     yield memory
+    yield engine
 
 
 def _queues(snapshot: Snapshot) -> Iterator[Metric]:

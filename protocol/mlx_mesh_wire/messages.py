@@ -37,6 +37,10 @@ class Flag:
     """Neither answer from the result cache nor share another request's computation."""
     ALONE = 16
     """JOB only: compute in a step of its own, since a worker died while computing this before."""
+    RESUMABLE = 32
+    """The client of this stream can say what its reader has, so that another worker goes on from there."""
+    RESUMED = 64
+    """The last buffer is the state that the stream goes on from; body and other buffers are those of its beginning."""
 
 
 class FinalFlag:
@@ -118,6 +122,16 @@ class Error(NamedTuple):
     retry_after_ms: int
 
 
+class Again(NamedTuple):
+    """Broker to client: the attempt at this stream is lost; send the REQUEST again, with what the reader has.
+
+    ``chunks`` is how many were sent.
+    """
+
+    id: int
+    chunks: int
+
+
 class Cancel(NamedTuple):
     """Stop computing; the one who sends it wants no answer."""
 
@@ -172,7 +186,10 @@ class Bundle(NamedTuple):
 
 
 class Loading(NamedTuple):
-    """Worker to broker: alive and loading; READY will follow within ``load_max_ms``."""
+    """Worker to broker: alive and loading; READY will follow within ``load_max_ms``.
+
+    ``bulk_slots`` is how many jobs of the bulk lane it takes at once at most; 0 leaves that to the broker.
+    """
 
     major: int
     minor: int
@@ -188,6 +205,7 @@ class Loading(NamedTuple):
     slots: int
     load_max_ms: int
     versions: dict[str, str]
+    bulk_slots: int = 0
 
 
 class Ready(NamedTuple):
@@ -207,6 +225,7 @@ class Ready(NamedTuple):
     slots: int
     load_max_ms: int
     versions: dict[str, str]
+    bulk_slots: int = 0
 
 
 class Held(NamedTuple):
@@ -217,7 +236,10 @@ class Held(NamedTuple):
 
 
 class Job(NamedTuple):
-    """Broker to worker: one attempt at a request. The body and the buffers follow unchanged."""
+    """Broker to worker: one attempt at a request. The body and the buffers follow unchanged.
+
+    ``seen`` is the number of chunks of the stream that the state covers, with flag RESUMED; 0 otherwise.
+    """
 
     job_id: int
     attempt: int
@@ -231,6 +253,7 @@ class Job(NamedTuple):
     window: int
     affinity: bytes
     traceparent: str
+    seen: int = 0
 
 
 class Return(NamedTuple):
@@ -243,7 +266,8 @@ class Return(NamedTuple):
 class Beat(NamedTuple):
     """Worker to broker, every ``beat_ms``: alive, and how far along.
 
-    ``memory`` is in bytes: ``rss``, ``mlx_active``, ``mlx_cache``, ``mlx_peak`` and what engines add.
+    ``memory`` is in bytes: ``rss``, ``mlx_active``, ``mlx_cache``, ``mlx_peak`` and what engines add. ``counters`` are
+    what the engine has counted since it was loaded.
     """
 
     progress: int
@@ -252,6 +276,7 @@ class Beat(NamedTuple):
     running: list[int]
     warm: list[str]
     memory: dict[str, int]
+    counters: dict[str, int]
 
 
 class Quiet(NamedTuple):
@@ -286,6 +311,7 @@ Message = (
     | Chunk
     | Final
     | Error
+    | Again
     | Cancel
     | Credit
     | Ping
@@ -321,6 +347,7 @@ TYPE_CODES: dict[type[Message], int] = {
     Reset: 12,
     Status: 13,
     Bundle: 14,
+    Again: 15,
     Loading: 32,
     Ready: 33,
     Held: 34,
@@ -348,6 +375,7 @@ _WORKER_RANGES: Bounds = {
     "pid_start": _COUNT,
     "slots": (1, limits.SLOTS_MAX),
     "load_max_ms": (0, limits.REMAINING_MAX_MS),
+    "bulk_slots": (0, limits.SLOTS_MAX),
 }
 _WORKER_LENGTHS: Bounds = {
     "instance": (limits.SESSION_BYTES, limits.SESSION_BYTES),
@@ -381,6 +409,7 @@ RANGES: dict[type[Message], Bounds] = {
         "chunks": _COUNT,
     },
     Error: {"id": _ID_OR_CONNECTION, "retry_after_ms": (0, limits.REMAINING_MAX_MS)},
+    Again: {"id": _ID, "chunks": _COUNT},
     Cancel: {"id": _ID},
     Credit: {"id": _ID, "chunks": (1, limits.WINDOW_MAX_CHUNKS)},
     Ping: {"nonce": _COUNT},
@@ -400,6 +429,7 @@ RANGES: dict[type[Message], Bounds] = {
         "remaining_ms": (0, limits.REMAINING_MAX_MS),
         "flags": (0, FLAGS_MAX),
         "window": (0, limits.WINDOW_MAX_CHUNKS),
+        "seen": _COUNT,
     },
     Return: {"job_id": _ID},
     Beat: {"progress": _COUNT, "held": _COUNT},
@@ -449,6 +479,7 @@ LENGTHS: dict[type[Message], Bounds] = {
         "running": (0, limits.LIST_MAX_ITEMS),
         "warm": (0, limits.LIST_MAX_ITEMS),
         "memory": (0, limits.MAP_MAX_ITEMS),
+        "counters": (0, limits.MAP_MAX_ITEMS),
     },
     Command: {"name": (1, limits.OP_MAX_CHARS)},
 }
@@ -461,6 +492,6 @@ ITEM_TYPES: dict[type[Message], dict[str, type]] = {
     Loading: {"ops": str, "pure_ops": str, "models": str, "versions": str},
     Ready: {"ops": str, "pure_ops": str, "models": str, "versions": str},
     Held: {"jobs": list},
-    Beat: {"running": int, "warm": str, "memory": int},
+    Beat: {"running": int, "warm": str, "memory": int, "counters": int},
 }
 """What lists hold, and what the values of maps are; the keys of maps are strings."""

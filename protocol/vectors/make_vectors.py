@@ -66,13 +66,18 @@ WEEK_MS = 7 * 24 * 3600 * 1000
 WORKER = {
     "major": 1, "minor": 0, "instance": S16, "name": "w", "host": "h", "machine": "m", "pid": 42, "pid_start": 7,
     "ops": ["embed"], "pure_ops": [], "models": [], "slots": 8, "load_max_ms": 0, "versions": {"mlx": "0.30"},
+    "bulk_slots": 0,
 }  # fmt: skip
 REQUEST = {
     "request_id": 1, "op": "embed", "model": "", "lane": 1, "remaining_ms": 1000, "flags": 0, "window": 0,
     "affinity": b"", "traceparent": "",
 }  # fmt: skip
-JOB = {"job_id": 9, "attempt": 1, "session": S16, **REQUEST}
 REQUEST["seen"] = 0
+JOB = {"job_id": 9, "attempt": 1, "session": S16, **REQUEST}
+BEAT = {
+    "progress": 1, "held": 0, "draining": False, "running": [1], "warm": ["m"], "memory": {"rss": 1},
+    "counters": {"prefix_hits": 2},
+}  # fmt: skip
 TYPES: dict[str, tuple[int, dict[str, Any]]] = {
     "Hello": (1, {"major": 1, "minor": 0, "session": S16, "name": "n", "last_epoch": ""}),
     "Welcome": (2, {"major": 1, "minor": 0, "epoch": "e", "limits": {"frames_max": 8}, "intervals": {}}),
@@ -88,12 +93,13 @@ TYPES: dict[str, tuple[int, dict[str, Any]]] = {
     "Reset": (12, {"epoch": "e", "dropped": 0}),
     "Status": (13, {"id": 1}),
     "Bundle": (14, {"sizes": [10, 3, 12, 0]}),
+    "Again": (15, {"id": 1, "chunks": 3}),
     "Loading": (32, WORKER),
     "Ready": (33, WORKER),
     "Held": (34, {"instance": S16, "jobs": [[S16, 1, 1]]}),
     "Job": (35, JOB),
     "Return": (36, {"job_id": 1, "reason": "draining"}),
-    "Beat": (37, {"progress": 1, "held": 0, "draining": False, "running": [1], "warm": ["m"], "memory": {"rss": 1}}),
+    "Beat": (37, BEAT),
     "Quiet": (38, {"on": True}),
     "Trim": (39, {"level": 1}),
     "Command": (48, {"id": 1, "name": "status"}),
@@ -144,7 +150,14 @@ LIMITS: list[tuple[str, str, Any, Any]] = [
     ("Held", "jobs", [[S16, 1, 1]] * 100, [[S16, 1, 1]] * 101),
     ("Held", "jobs", [[S16, MAX, MAX]], [[S16, 0, 1]]),
     ("Held", "jobs", [], [[S16, 1]]),
+    ("Ready", "bulk_slots", 4096, 4097),
+    ("Ready", "bulk_slots", 0, -1),
+    ("Again", "id", MAX, 0),
+    ("Again", "chunks", MAX, -1),
+    ("Beat", "counters", {f"c{n}": n for n in range(64)}, {f"c{n}": n for n in range(65)}),
+    ("Beat", "counters", {"c": MAX}, {"c": MAX + 1}),
     ("Job", "attempt", 1, 0),
+    ("Job", "seen", MAX, -1),
     ("Trim", "level", 2, 3),
     ("Command", "name", "n" * 64, ""),
 ]
@@ -164,6 +177,7 @@ KINDS: list[tuple[str, str, Any, str]] = [
     ("Welcome", "limits", {b"a": 1}, "the keys are strings"),
     ("Beat", "running", [True], "the items are integers"),
     ("Beat", "memory", {"rss": -1}, "the values are not negative"),
+    ("Beat", "counters", {"c": "1"}, "the values are integers"),
     ("Held", "jobs", [[S16, 1, "1"]], "an entry is bytes and two integers"),
 ]
 

@@ -185,7 +185,7 @@ def test_trailing_header_fields_of_later_versions_are_ignored(peer: Dealer) -> N
     "message",
     [
         messages.Ready(1, 0, b"i" * 16, "w", "h", "m", 1, 0, ["echo"], [], [], 1, 0, {}),
-        messages.Beat(1, 0, False, [], [], {}),
+        messages.Beat(1, 0, False, [], [], {}, {}),
         messages.Job(1, 1, b"s" * 16, 1, "echo", "", 1, 1, 0, 0, b"", ""),
         messages.Return(1, ""),
         messages.Final(1, 1, 0, 0, 0),

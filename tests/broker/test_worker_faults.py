@@ -129,7 +129,7 @@ def test_a_worker_that_falls_silent_is_lost_and_its_late_answer_reaches_nobody(o
         other.ready(ops=["x"], name="other")
 
         def moved() -> bool:
-            other.say(messages.Beat(1, 0, False, [], [], {}))
+            other.say(messages.Beat(1, 0, False, [], [], {}, {}))
             other.pump(20)
             return any(isinstance(message, messages.Job) for message, _ in other.seen)
 
@@ -156,7 +156,7 @@ def test_a_worker_that_beats_without_progress_is_stalled_and_its_work_moves(own:
 
         def moved() -> bool:
             for each in (stuck, other):
-                each.say(messages.Beat(7, 1, False, [], [], {}))
+                each.say(messages.Beat(7, 1, False, [], [], {}, {}))
             other.pump(20)
             return any(isinstance(message, messages.Job) for message, _ in other.seen)
 

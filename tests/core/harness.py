@@ -129,6 +129,7 @@ class Worker:
         load_max_ms: int = 0,
         held: Sequence[tuple[bytes, int]] = (),
         versions: dict[str, str] | None = None,
+        bulk_slots: int = 0,
     ) -> None:
         Worker.numbers += 1
         self.harness = harness
@@ -137,7 +138,7 @@ class Worker:
         self.instance = (name + str(Worker.numbers)).encode().ljust(16, b"-")
         self.fields: tuple[Any, ...] = (
             1, 0, self.instance, name, "host", machine, self.pid, 7, list(ops), list(pure), list(models), slots,
-            load_max_ms, versions or {},
+            load_max_ms, versions or {}, bulk_slots,
         )  # fmt: skip
         self.progress = 0
         self.returning(held, loading=loading)
@@ -165,9 +166,11 @@ class Worker:
         for job in jobs:
             self.say(messages.Final(job.job_id, job.attempt, 5, 50, 0), body)
 
-    def beat(self, *, moved: bool = True, running: Sequence[int] = (), warm: Sequence[str] = ()) -> None:
+    def beat(
+        self, *, moved: bool = True, running: Sequence[int] = (), warm: Sequence[str] = (), **counters: int
+    ) -> None:
         self.progress += moved
-        self.say(messages.Beat(self.progress, 0, False, list(running), list(warm), {"rss": 1}))
+        self.say(messages.Beat(self.progress, 0, False, list(running), list(warm), {"rss": 1}, counters))
 
     def die(self, running: Sequence[int] | None = ()) -> None:
         self.harness.feed(events.ProcessExited(self.instance, None if running is None else frozenset(running)))

@@ -17,6 +17,23 @@ def test_bulk_work_takes_all_places_but_two_or_a_quarter_of_few_slots(slots: int
     assert held == len(worker.jobs())
 
 
+def test_a_worker_may_say_itself_how_much_bulk_work_it_takes() -> None:
+    mesh = Harness()
+    worker, client = mesh.worker(slots=8, bulk_slots=3), mesh.client()
+    bulk = [client.request(lane=Lane.BULK) for _ in range(10)]
+    jobs = worker.jobs()
+    assert bulk[:3] == [job.request_id for job in jobs]
+    urgent = [client.request(lane=Lane.STANDARD) for _ in range(7)]
+    others = worker.jobs()
+    assert urgent[:6] == [job.request_id for job in others]
+    worker.finish(*others)
+    others = worker.jobs()
+    assert urgent[6:] == [job.request_id for job in others]
+    worker.describe(bulk_slots=5)
+    worker.returning()
+    assert bulk[3:5] == [job.request_id for job in worker.jobs()]
+
+
 def test_an_interactive_request_goes_at_once_past_bulk_work_that_waits() -> None:
     mesh = Harness()
     worker, client = mesh.worker(slots=8), mesh.client()

@@ -61,7 +61,7 @@ class Run:
         end = self.now + seconds
         while (due := self.core.next_wakeup()) is not None and due <= end:
             self.now = max(self.now, due)
-            self.worker(messages.Beat(1, 0, False, [], [], {}))
+            self.worker(messages.Beat(1, 0, False, [], [], {}, {}))
             self.feed(events.Wakeup())
         self.now = end
 

@@ -41,7 +41,7 @@ def test_another_major_version_is_turned_away() -> None:
 
 def test_an_unknown_worker_is_asked_to_introduce_itself_unless_it_says_goodbye() -> None:
     mesh = Harness()
-    mesh.feed(events.FromWorker(b"stranger", messages.Beat(1, 0, False, [], [], {}), ()))
+    mesh.feed(events.FromWorker(b"stranger", messages.Beat(1, 0, False, [], [], {}, {}), ()))
     mesh.feed(events.FromWorker(b"stranger", messages.Bye(""), ()))
     assert [messages.Reset("epoch-1")] == [m for m, _ in mesh.to_workers[b"stranger"]]
 
@@ -483,9 +483,12 @@ def test_a_broker_that_was_held_up_judges_nobody_for_it() -> None:
 def test_the_beat_is_shown_in_the_status() -> None:
     mesh = Harness()
     worker = mesh.worker(models=["m"])
-    worker.beat(warm=["m"])
+    (shown,) = mesh.core.status(mesh.now)["workers"]
+    assert {} == shown["counters"]
+    worker.beat(warm=["m"], prefix_hits=4)
     (shown,) = mesh.core.status(mesh.now)["workers"]
     assert (shown["memory"], shown["warm"], shown["progress"]) == ({"rss": 1}, ["m"], 1)
+    assert {"prefix_hits": 4} == shown["counters"]
 
 
 @pytest.mark.parametrize("state", list(WorkerState))

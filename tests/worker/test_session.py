@@ -18,13 +18,13 @@ BODY = pack_body("x")
 
 
 def vitals() -> Vitals:
-    return Vitals(3, [1], ["m"], {"rss": 9})
+    return Vitals(3, [1], ["m"], {"rss": 9}, {"hits": 4})
 
 
 class Bench:
-    def __init__(self) -> None:
+    def __init__(self, *, resumes: bool = False) -> None:
         self.now = 10.0
-        self.session = Session(INFO, self.now)
+        self.session = Session(INFO, self.now, resumes=resumes)
         self.session.loaded(INFO, self.now)
         self.session.take()
 
@@ -112,6 +112,46 @@ def test_too_many_waiting_chunks_end_the_job(monkeypatch: pytest.MonkeyPatch) ->
     actions = [a for _ in range(6) for a in bench.outcome(Piece(job, BODY))]
     assert Cancel(job) in actions
     assert "SLOW_CONSUMER" in [m.code for m in sent(actions) if isinstance(m, messages.Error)]
+
+
+def resumed(bench: Bench, *, window: int, seen: int = 3, frames: Any = (*BODY, b"buffer", b"state")) -> Any:
+    """Return the job of a stream that goes on behind ``seen`` chunks."""
+    flags = Flag.RESUMABLE | Flag.RESUMED
+    (action,) = bench.say(messages.Job(1, 2, KEY, 1, "echo", "", 1, 5000, flags, window, b"", "", seen), frames)
+    assert isinstance(action, Admit)
+    return action.job
+
+
+def test_a_stream_goes_on_from_its_state_behind_the_chunks_that_were_read() -> None:
+    bench = Bench(resumes=True)
+    job = resumed(bench, window=2)
+    assert (b"state", [*BODY, b"buffer"]) == (job.state, list(job.frames))
+    assert [messages.Chunk(1, 3), messages.Chunk(1, 4)] == sent(
+        [a for _ in range(2) for a in bench.outcome(Piece(job, BODY))]
+    )
+    (final,) = sent(bench.done(job))
+    assert 5 == final.chunks
+
+
+def test_an_engine_that_cannot_go_on_begins_anew_and_never_sees_the_state() -> None:
+    bench = Bench()
+    job = resumed(bench, window=2)
+    assert (None, [*BODY, b"buffer"]) == (job.state, list(job.frames))
+    assert [messages.Chunk(1, 0)] == sent(bench.outcome(Piece(job, BODY)))
+
+
+def test_a_stream_that_goes_on_waits_for_a_reader_without_room() -> None:
+    bench = Bench(resumes=True)
+    job = resumed(bench, window=0)
+    assert [] == bench.outcome(Piece(job, BODY))
+    assert job.blocked
+    assert [messages.Chunk(1, 3)] == sent(bench.say(messages.Credit(1, 1)))
+
+
+def test_a_state_may_be_empty_and_one_that_is_missing_is_not_taken_from_the_body() -> None:
+    assert b"" == resumed(Bench(resumes=True), window=2, frames=(*BODY, b"")).state
+    job = resumed(Bench(resumes=True), window=2, frames=tuple(BODY))
+    assert (None, 0, list(BODY)) == (job.state, job.seq, list(job.frames))
 
 
 def test_a_reset_is_answered_with_what_is_held_and_ready() -> None:
@@ -253,7 +293,7 @@ def test_beats_come_at_the_interval_of_the_welcome() -> None:
             bench.session.tick(bench.now, vitals)
         beats += sent(bench.session.take())
     assert len(beats) in (4, 5, 6)
-    assert messages.Beat(3, 0, False, [1], ["m"], {"rss": 9}) == beats[0]
+    assert messages.Beat(3, 0, False, [1], ["m"], {"rss": 9}, {"hits": 4}) == beats[0]
 
 
 def test_a_silent_broker_is_pinged_and_then_the_connection_is_made_anew() -> None:

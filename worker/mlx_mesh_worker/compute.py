@@ -11,7 +11,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-from mlx_mesh_worker.declared import check_declared
+from mlx_mesh_worker.declared import check_declared, checked_about, fit_counters
 from mlx_mesh_worker.engines import find_engine
 from mlx_mesh_worker.runner import Runner
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from mlx_mesh_worker.runner import Outcome
     from mlx_mesh_worker.settings import WorkerSettings
 
-MEMORY_S = 0.5
-"""How often the engine is asked for its memory figures, at most."""
+MEASURE_S = 0.5
+"""How often the engine is asked for its memory and its counters, at most."""
 
 
 class Phases:
@@ -50,6 +50,8 @@ class Compute:
         runner: None until the engine is warm.
         failure: what ended the thread.
         loading_since: when loading began.
+        memory: bytes by kind, as the engine said last; ``counters`` likewise.
+        about: what it says of itself, once it is warm.
     """
 
     def __init__(
@@ -66,7 +68,8 @@ class Compute:
         self._go = threading.Event()
         self._stopping = False
         self._thread: threading.Thread | None = None
-        self._memory_due = 0.0
+        self._measure_due = 0.0
+        self._worked = False
         self.outcomes: deque[Outcome] = deque()
         self.engine: Engine | None = None
         self.runner: Runner | None = None
@@ -74,6 +77,8 @@ class Compute:
         self.loading_since = time.monotonic()
         self.phases = Phases()
         self.memory: dict[str, int] = {}
+        self.counters: dict[str, int] = {}
+        self.about: dict[str, str] = {}
 
     def start(self) -> None:
         """Find the engine; load it on a thread of its own, unless it is inline.
@@ -99,6 +104,11 @@ class Compute:
         elif self.runner is not None and self.runner.busy:
             self.outcomes.extend(self.runner.turn())
 
+    def refresh(self) -> None:
+        """Ask an inline engine for its figures; others are asked by their own thread."""
+        if self._thread is None and self.runner is not None:
+            self._measure(time.monotonic())
+
     def stop(self, timeout_s: float) -> None:
         """End the thread after the step under way."""
         self._stopping = True
@@ -115,6 +125,7 @@ class Compute:
         self.phases.load_ms = (loaded - before) * 1e3
         self.phases.warm_ms = (time.monotonic() - loaded) * 1e3
         self._measure(time.monotonic())
+        self.about = checked_about(engine)
         self.runner = Runner(engine, time.monotonic, self._record, self._report, self._settings.failures_max)
 
     def _main(self, engine: Engine) -> None:
@@ -130,18 +141,28 @@ class Compute:
     def _serve(self, runner: Runner) -> None:
         while not self._stopping:
             if not runner.busy:
-                self._go.wait()
-                self._go.clear()
+                self._rest()
                 continue
             outcomes = runner.turn()
+            self._worked = True
             if outcomes:
                 self.outcomes.extend(outcomes)
                 self._wake()
             now = time.monotonic()
-            if now >= self._memory_due:
+            if now >= self._measure_due:
                 self._measure(now)
+
+    def _rest(self) -> None:
+        """Wait for something to do; what the last steps changed is measured meanwhile, as soon as it is due."""
+        left = max(0.0, self._measure_due - time.monotonic()) if self._worked else None
+        if self._go.wait(left):
+            self._go.clear()
+        else:
+            self._measure(time.monotonic())
 
     def _measure(self, now: float) -> None:
         assert self.engine is not None  # noqa: S101  it is loaded
-        self._memory_due = now + MEMORY_S
+        self._measure_due = now + MEASURE_S
+        self._worked = False
         self.memory = self.engine.memory()
+        self.counters = fit_counters(self.engine.counters())

@@ -60,13 +60,19 @@ class Engine(ABC):
     """Serves ops on models.
 
     A subclass sets ``ops`` and may set ``pure_ops`` (those whose result depends on the body alone), ``models`` (the
-    first is the default; empty serves any name) and ``slots`` (how many jobs it can make use of at once).
+    first is the default; empty serves any name), ``slots`` (how many jobs it can make use of at once) and
+    ``bulk_slots`` (how many of them may be of the bulk lane; 0 leaves a few places free).
     """
 
     ops: Sequence[str] = ()
     pure_ops: Sequence[str] = ()
     models: Sequence[str] = ()
     slots: int = 8
+    bulk_slots: int = 0
+    resumes: ClassVar[bool] = False
+    """True when a stream can go on from ``job.state``: its chunks then begin with the one behind those that the state
+    covers, and need not be cut as they were before. Otherwise a stream begins anew, and has to give the same chunks.
+    """
     inline: ClassVar[bool] = False
     """True when a step takes microseconds: the runner then computes on the I/O thread and saves two thread switches."""
 
@@ -100,6 +106,14 @@ class Engine(ABC):
 
     def memory(self) -> dict[str, int]:
         """Return figures in bytes for BEAT, such as ``mlx_active``, ``mlx_cache`` and ``mlx_peak``."""
+        return {}
+
+    def counters(self) -> dict[str, int]:
+        """Return what the engine has counted since it was loaded, for BEAT and the metrics; no count ever falls."""
+        return {}
+
+    def about(self) -> dict[str, str]:
+        """Return what else an operator should know of it, shown beside the versions; asked once it is warm."""
         return {}
 
     def warm_models(self) -> Sequence[str]:

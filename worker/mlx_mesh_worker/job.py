@@ -26,14 +26,23 @@ class Job:
         alone: must have a step of its own.
         frames: body and buffers, undecoded.
         blocked: chunks wait for credit; an engine does well to compute something else meanwhile.
+        state: what a stream goes on from, in the form that its op has for it; None if it begins. Only engines that say
+            ``resumes`` see one.
+        seq: number of the next chunk.
+
+    Args:
+        message: as it came.
+        frames: what came behind its header.
+        now: in seconds of the worker's monotonic clock.
+        resumes: whether the engine can go on from a state; if not, a state is left out and the stream begins anew.
     """
 
     __slots__ = (
         "accepted", "affinity", "alone", "attempt", "backlog", "credit", "deadline", "ended", "frames", "id", "key",
-        "lane", "model", "op", "seq", "started", "stream", "traceparent",
+        "lane", "model", "op", "seq", "started", "state", "stream", "traceparent",
     )  # fmt: skip
 
-    def __init__(self, message: messages.Job, frames: Sequence[bytes], now: float) -> None:
+    def __init__(self, message: messages.Job, frames: Sequence[bytes], now: float, *, resumes: bool = False) -> None:
         self.id = message.job_id
         self.attempt = message.attempt
         self.key = (message.session, message.request_id)
@@ -43,9 +52,16 @@ class Job:
         self.accepted = now
         self.started = 0.0
         self.deadline = now + message.remaining_ms / 1000
-        self.stream = message.window > 0
+        # The reader of a stream that goes on may have no room now.
+        self.stream = message.window > 0 or message.seen > 0
         self.credit = message.window
         self.seq = 0
+        self.state: bytes | None = None
+        if message.flags & Flag.RESUMED and len(frames) > 1:
+            if resumes:
+                self.state = frames[-1]
+                self.seq = message.seen
+            frames = frames[:-1]
         self.alone = bool(message.flags & Flag.ALONE)
         self.affinity = message.affinity
         self.traceparent = message.traceparent

@@ -70,6 +70,7 @@ class Vitals(NamedTuple):
     running: Sequence[int]
     warm: Sequence[str]
     memory: dict[str, int]
+    counters: dict[str, int]
 
 
 class Session:
@@ -77,6 +78,8 @@ class Session:
 
     Args:
         info: what READY says; LOADING says the same with ``load_max_ms``.
+        now: seconds of a monotonic clock, as in every later call.
+        resumes: whether the engine goes on with streams from their state.
 
     Attributes:
         actions: what is to be done; the shell takes it out.
@@ -84,8 +87,9 @@ class Session:
         draining: takes nothing new.
     """
 
-    def __init__(self, info: messages.Ready, now: float) -> None:
+    def __init__(self, info: messages.Ready, now: float, *, resumes: bool = False) -> None:
         self._info = info
+        self._resumes = resumes
         self.jobs: dict[int, Job] = {}
         self._by_key: dict[tuple[bytes, int], Job] = {}
         self._sent: OrderedDict[tuple[bytes, int], tuple[float, Done, int]] = OrderedDict()
@@ -209,7 +213,7 @@ class Session:
         if held is not None:
             self.actions.append(Cancel(held))
             self._forget(held)
-        job = Job(message, frames, now)
+        job = Job(message, frames, now, resumes=self._resumes)
         if key in self._sent:
             self._send_again(now, key, job)
         elif message.flags & Flag.AT_MOST_ONCE and message.flags & Flag.RESEND:
@@ -369,4 +373,5 @@ class Session:
     def _beat(self, vitals: Vitals) -> None:
         running = list(vitals.running)[: limits.LIST_MAX_ITEMS]
         warm = list(vitals.warm)[: limits.LIST_MAX_ITEMS] if self.ready else []
-        self._send(messages.Beat(vitals.progress, len(self.jobs), self.draining, running, warm, vitals.memory))
+        held = len(self.jobs)
+        self._send(messages.Beat(vitals.progress, held, self.draining, running, warm, vitals.memory, vitals.counters))

@@ -89,7 +89,7 @@ class Shell:
         self._connect()
         try:
             self._compute.start()
-            self._session = Session(self._info(), time.monotonic())
+            self._session = Session(self._info(), time.monotonic(), resumes=self._engine.resumes)
             while not self._left:
                 self._serve()
         finally:
@@ -262,10 +262,11 @@ class Shell:
     def _vitals(self) -> Vitals:
         runner = self._compute.runner
         warm = self._engine.warm_models() if runner else ()
-        memory = {"rss": resident_bytes(), **self._compute.memory}
+        self._compute.refresh()
+        memory, counters = {"rss": resident_bytes(), **self._compute.memory}, self._compute.counters
         if runner is None:
-            return Vitals(0, (), warm, memory)
-        return Vitals(runner.progress, [job.id for job in runner.running if job.id > 0], warm, memory)
+            return Vitals(0, (), warm, memory, counters)
+        return Vitals(runner.progress, [job.id for job in runner.running if job.id > 0], warm, memory, counters)
 
     @property
     def _engine(self) -> Engine:
@@ -289,7 +290,8 @@ class Shell:
             models=list(engine.models),
             slots=settings.slots or engine.slots,
             load_max_ms=int(settings.load_max_s * 1000),
-            versions=versions(),
+            versions={**self._compute.about, **versions()},
+            bulk_slots=engine.bulk_slots,
         )
 
     def _close(self) -> None:

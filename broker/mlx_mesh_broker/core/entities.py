@@ -127,17 +127,19 @@ class Worker:
 
     Attributes:
         jobs: what it holds, by job id; ``bulk`` of these are of the bulk lane.
+        capacity: how many jobs it may hold; ``bulk_capacity`` of them may be of the bulk lane.
         used: number of the last dispatch to it, for "least recently used".
         version: changes with every change of its load, so that old entries of the pools can be told.
         progressed: when its compute last advanced, or when it last went from idle to busy.
     """
 
     __slots__ = (
-        "alarm", "beat", "bulk", "capacity", "cursor", "heard", "info", "jobs", "joined", "models", "ops", "progress",
-        "progressed", "pure_ops", "queues", "remote", "route", "served", "slots", "state", "used", "version", "warm",
+        "alarm", "beat", "bulk", "bulk_capacity", "capacity", "cursor", "heard", "info", "jobs", "joined", "models",
+        "ops", "progress", "progressed", "pure_ops", "queues", "remote", "route", "served", "slots", "state", "used",
+        "version", "warm",
     )  # fmt: skip
 
-    def __init__(self, route: bytes, info: messages.Ready | messages.Loading, now: float) -> None:
+    def __init__(self, route: bytes, info: messages.Ready | messages.Loading, prefetch: int, now: float) -> None:
         self.route = route
         self.state = WorkerState.LOADING
         self.jobs: dict[int, Request] = {}
@@ -154,24 +156,23 @@ class Worker:
         self.remote = False
         self.beat: messages.Beat | None = None
         self.alarm: Alarm | None = None
-        self.describe(info)
+        self.describe(info, prefetch)
 
-    def describe(self, info: messages.Ready | messages.Loading) -> None:
-        """Take over what LOADING or READY says."""
+    def describe(self, info: messages.Ready | messages.Loading, prefetch: int) -> None:
+        """Take over what LOADING or READY says; ``prefetch`` is how many jobs it may hold beyond its slots."""
         self.info = info
         self.ops = frozenset(info.ops)
         self.pure_ops = frozenset(info.pure_ops)
         self.models = frozenset(info.models)
         self.warm = frozenset(info.models)
         self.slots = info.slots
-        self.capacity = info.slots
+        self.capacity = info.slots + prefetch
+        self.bulk_capacity = info.bulk_slots or self.capacity - min(KEPT_PLACES, self.slots // 4)
 
     def room(self, lane: int) -> int:
         """Return how many jobs more of this lane it may be given."""
         room = self.capacity - len(self.jobs)
-        if lane != Lane.BULK:
-            return room
-        return min(room, self.capacity - min(KEPT_PLACES, self.slots // 4) - self.bulk)
+        return room if lane != Lane.BULK else min(room, self.bulk_capacity - self.bulk)
 
     def serves(self, op: str, model: str) -> bool:
         """Whether it can compute the op on the model; an empty model name means its default, ANY one of no list."""

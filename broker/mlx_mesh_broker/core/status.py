@@ -55,6 +55,7 @@ def _worker(state: State, worker: Worker) -> dict[str, Any]:
         "in_flight": len(worker.jobs),
         "served": worker.served,
         "memory": dict(beat.memory) if beat else {},
+        "counters": dict(beat.counters) if beat else {},
         "versions": dict(info.versions),
         "uptime_s": round(state.now - worker.joined, 3),
         "heard_s": round(state.now - worker.heard, 3),

@@ -174,8 +174,7 @@ class Workers:
     def _describe(self, worker: Worker, message: Ready | Loading) -> None:
         state = self._state
         was, kind = worker.computes, worker.kind
-        worker.describe(message)
-        worker.capacity = message.slots + state.config.prefetch
+        worker.describe(message, state.config.prefetch)
         state.offer(kind, worker.kind)
         if was != worker.computes and worker.state is not WorkerState.LOADING:
             for queue in worker.queues:
@@ -183,7 +182,7 @@ class Workers:
 
     def _enlist(self, route: bytes, message: Ready | Loading) -> Worker:
         state = self._state
-        worker = Worker(route, message, state.now)
+        worker = Worker(route, message, state.config.prefetch, state.now)
         worker.remote = message.machine != state.machine
         state.instances[message.instance] = worker
         state.workers[route] = worker
