@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 from mlx_mesh_broker.core import state as tables
 from mlx_mesh_broker.core.answers import failure
 from mlx_mesh_broker.core.dispatch import no_worker
-from mlx_mesh_broker.core.entities import SMALL_BYTES, Request
+from mlx_mesh_broker.core.entities import Request
 from mlx_mesh_broker.core.overload import RETRY_MAX_MS, Overload
 from mlx_mesh_broker.core.sharing import HASHED_MAX_BYTES, content_key
+from mlx_mesh_broker.core.streams import Streams, lacks_state
 from mlx_mesh_wire.messages import Flag
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class Admission:
         self._state = state
         self._answers = answers
         self._dispatcher = dispatcher
+        self._streams = Streams(state, dispatcher)
         self._overload = Overload(state, dispatcher)
 
     def request(self, session: Session, message: messages.Request, frames: Sequence[bytes]) -> None:
@@ -43,7 +45,7 @@ class Admission:
         if known is not None:
             state.metrics.counts["duplicates"] += 1
             if known.stream:
-                self._dispatcher.resume(known, message.seen, message.window)
+                self._streams.resend(known, message, frames)
             return
         request = Request(session, message, frames, state.now)
         why = self._refusal(request)
@@ -58,9 +60,9 @@ class Admission:
         assert queue is not None  # noqa: S101  or there would be a reason
         request.queue = queue
         session.outstanding[request.id] = request
-        if request.size > SMALL_BYTES:
-            session.large_bytes += request.size
-            state.large_bytes += request.size
+        if request.charged:
+            session.large_bytes += request.charged
+            state.large_bytes += request.charged
         state.metrics.accepted += 1
         state.timers.add(request, state.now)
         if (state.holdings or request.flags & _AT_MOST_ONCE) and self._adopted(request):
@@ -76,15 +78,23 @@ class Admission:
             return failure("DEADLINE_EXCEEDED", "remaining_ms is 0: the request had expired when it arrived")
         session = request.session
         cap = state.config.client_max_request_bytes
-        too_large = request.size > SMALL_BYTES and session.large_bytes + request.size > cap
+        too_large = request.charged and session.large_bytes + request.charged > cap
         if too_large or len(session.outstanding) >= state.config.client_max_outstanding:
             return self._overload.of_client(request)
         if state.quarantine and state.quarantine.holds(request, state.now):
             state.metrics.counts["quarantined"] += 1
             return failure("POISON_REQUEST", "workers died while they computed this very body; it is quarantined")
-        lost = request.flags & _RESEND and request.at_most_once
-        if lost and not self._holding(request) and state.now >= state.started + state.config.rejoin_s:
+        return self._unresumable(request) if request.flags & _RESEND else None
+
+    def _unresumable(self, request: Request) -> Failure | None:
+        """Say why a request that an earlier broker may have had must not be run again, or cannot go on."""
+        state = self._state
+        expected = state.now < state.started + state.config.rejoin_s
+        if request.at_most_once and not expected and not self._holding(request):
             return failure("WORKER_LOST", "no worker holds this request, and at_most_once forbids to run it again")
+        if lacks_state(request):
+            text = f"the reader has {request.next_seq} chunks, but the REQUEST that says so came without their state"
+            return failure("INVALID_REQUEST", text)
         return None
 
     def _queue(self, request: Request) -> Queue | None:

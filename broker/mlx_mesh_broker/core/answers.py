@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from mlx_mesh_broker.core import state as tables
-from mlx_mesh_broker.core.entities import SMALL_BYTES
 from mlx_mesh_broker.core.metrics import NOBODY, OK
 from mlx_mesh_wire import limits
 from mlx_mesh_wire.errors import ERROR_CLASSES
@@ -101,9 +100,9 @@ class Answers:
         state = self._state
         session = request.session
         del session.outstanding[request.id]
-        if request.size > SMALL_BYTES:
-            session.large_bytes -= request.size
-            state.large_bytes -= request.size
+        if request.charged:
+            session.large_bytes -= request.charged
+            state.large_bytes -= request.charged
         state.timers.remove(request)
         request.leader = None
         metrics = request.queue.metrics if request.queue else state.metrics.op(NOBODY)

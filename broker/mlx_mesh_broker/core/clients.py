@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mlx_mesh_broker.core import streams
 from mlx_mesh_broker.core.actions import ToClient
 from mlx_mesh_broker.core.answers import failure
 from mlx_mesh_broker.core.complaints import Complaints
@@ -123,6 +124,7 @@ class Clients:
             return
         session.away = []
         session.away_since = state.now
+        streams.cut_off(session, event.unsent)
         if session.alarm is None:
             self._watch(session)
         for message, frames in event.unsent:
@@ -157,6 +159,8 @@ class Clients:
         if other is not None and other is not session:
             self._end(other, "replaced", failure("CANCELLED", "the connection said HELLO as another session"))
         state.clients.pop(session.route, None)
+        if session.route != route and session.away is None:
+            streams.moved(session)
         session.route = route
         session.heard = state.now
         state.clients[route] = session

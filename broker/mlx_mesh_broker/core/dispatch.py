@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from mlx_mesh_broker.core.answers import failure
 from mlx_mesh_broker.core.lifecycle import COMING, WorkerState
 from mlx_mesh_broker.core.state import AFFINITY_MAX
+from mlx_mesh_broker.core.streams import ask, lacks_state
 from mlx_mesh_wire import limits
-from mlx_mesh_wire.messages import Cancel, Credit, Flag, Job, Lane
+from mlx_mesh_wire.messages import Cancel, Flag, Job, Lane
 
 if TYPE_CHECKING:
     from mlx_mesh_broker.core.answers import Answers, Failure
@@ -56,6 +57,14 @@ class Dispatcher:
         if request.affinity:
             self._remember(request.affinity, worker)
         flags = request.flags | Flag.ALONE if request.deaths else request.flags
+        frames, window, seen = request.frames, 0, 0
+        if request.stream:
+            window = min(request.credit + request.next_seq, limits.WINDOW_MAX_CHUNKS)
+            if request.kept is not None:
+                state.metrics.counts["resumed"] += 1
+                flags |= Flag.RESUMED
+                window, seen = request.credit, request.kept.seen
+                frames = [*frames, request.kept.data]
         remaining_ms = max(0, int((request.due - now) * 1000))
         state.to_worker(
             worker,
@@ -69,11 +78,12 @@ class Dispatcher:
                 request.lane,
                 remaining_ms,
                 flags,
-                min(request.credit + request.next_seq, limits.WINDOW_MAX_CHUNKS) if request.stream else 0,
+                window,
                 request.affinity,
                 request.traceparent,
+                seen,
             ),
-            request.frames,
+            frames,
         )
 
     def changed(self, worker: Worker) -> None:
@@ -117,12 +127,18 @@ class Dispatcher:
             self.send(request, worker)
 
     def take_back(self, request: Request) -> None:
-        """Queue a released request again; it has waited before, so it goes first."""
-        queue = self._state.belongs(request)
+        """Have a released request run again; a stream whose reader has more than is known here waits for its client."""
         if request.attempts >= self._state.config.attempts_max:
             why = failure("WORKER_LOST", f"given to {request.attempts} workers, none of which finished it")
             self._answers.failed(request, why)
-            return
+        elif lacks_state(request):
+            ask(self._state, request)
+        else:
+            self.requeue(request)
+
+    def requeue(self, request: Request) -> None:
+        """Queue a released request again; it has waited before, so it goes first."""
+        queue = self._state.belongs(request)
         self._state.metrics.counts["requeued"] += 1
         # A suspect is tried at once: the longer it waits, the likelier an unrelated death is laid on it.
         refuge = queue.pool.refuge() if request.deaths else None
@@ -135,36 +151,14 @@ class Dispatcher:
         else:
             self._await_workers(queue)
 
-    def resume(self, request: Request, seen: int, room: int) -> None:
-        """Go on with a stream whose reader has ``seen`` chunks and room for some more, on a new connection.
-
-        Chunks that were on their way on the old one are lost. Workers keep none, so they are computed again.
-        """
-        more = room - request.credit
-        lost = seen < request.next_seq
-        request.starved_at = 0.0
-        if not lost and more > 0:
-            request.credit = room
-            if request.worker is not None:
-                self._state.to_worker(request.worker, Credit(request.job_id, more))
-        if not lost:
-            return
-        request.next_seq, request.credit = seen, room
-        if request.worker is None:
-            return
-        self._state.to_worker(request.worker, Cancel(request.job_id))
-        worker = self.release(request)
-        if request.at_most_once:
-            text = "chunks were lost with a connection; at_most_once forbids to run the request again"
-            self._answers.failed(request, failure("WORKER_LOST", text))
-        else:
-            self.take_back(request)
-        self.feed(worker)
-
     def drop(self, request: Request, why: Failure) -> None:
         """End a request wherever it is; if others share its computation, one of them takes it over."""
         self._withdraw(request)
         self._answers.failed_alone(request, why)
+
+    def fail(self, request: Request, why: Failure) -> None:
+        """End a released request."""
+        self._answers.failed(request, why)
 
     def _withdraw(self, request: Request) -> None:
         state = self._state
@@ -173,6 +167,9 @@ class Dispatcher:
             del request.leader.followers[request]
             return
         if state.parked.pop((request.session.key, request.id), None) is request:
+            return
+        if request in state.asked:
+            del state.asked[request]
             return
         heir = request.followers.popitem(last=False)[0] if request.followers else None
         if heir is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from mlx_mesh_broker.core.catalogue import ANY
 from mlx_mesh_broker.core.lifecycle import WorkerState
@@ -34,8 +34,18 @@ before its client has read the answer and asked again, and the next question wai
 """
 
 
+class Kept(NamedTuple):
+    """What the reader of a stream has: the number of its chunks, and the state from which a worker can go on."""
+
+    seen: int
+    data: bytes
+
+
 class Request:
-    """A request from its acceptance to its answer. It is in exactly one place: queue, worker, or leader.
+    """A request from its acceptance to its answer.
+
+    It is in exactly one place: a queue, a worker, behind its leader, parked until the worker that may hold it is back,
+    or with its client, which was asked to send it again.
 
     Attributes:
         due: the deadline, in seconds of the broker's clock; ``tick`` is the wheel's.
@@ -44,13 +54,17 @@ class Request:
         leader: the equal request whose computation this one shares; ``followers`` are its counterparts.
         key: what is equal, if it may be shared or cached.
         next_seq: sequence number of the chunk that the client is to get next.
+        base_seq: of a stream: chunks from this number on went over the client's connection of now, or are kept for it.
         credit: chunks that the reader still has room for; ``starved_at`` is since when it has none.
+        kept: what a stream goes on from if it is run again; outdated once more chunks have come.
+        size: bytes of body and buffers.
+        charged: bytes that count besides REQUEST_BYTES: those of a large body, and of the state.
     """
 
     __slots__ = (
-        "affinity", "arrived", "attempts", "credit", "deaths", "dispatched", "due", "flags", "followers", "frames",
-        "id", "job_due", "job_id", "key", "lane", "leader", "model", "next_seq", "op", "queue", "session", "size",
-        "starved_at", "stream", "tick", "traceparent", "waiting", "worker",
+        "affinity", "arrived", "attempts", "base_seq", "charged", "credit", "deaths", "dispatched", "due", "flags",
+        "followers", "frames", "id", "job_due", "job_id", "kept", "key", "lane", "leader", "model", "next_seq", "op",
+        "queue", "session", "size", "starved_at", "stream", "tick", "traceparent", "waiting", "worker",
     )  # fmt: skip
 
     def __init__(self, session: Session, message: messages.Request, frames: Sequence[bytes], now: float) -> None:
@@ -59,14 +73,18 @@ class Request:
             self.next_seq,
         ) = message  # fmt: skip
         self.session = session
+        self.kept: Kept | None = None
+        self.stream = bool(window or self.next_seq)
+        if self.stream:
+            frames = self._begin_stream(window, frames, now)
         self.frames = frames
-        self.size = sum(map(len, frames))
+        self.size = size = sum(map(len, frames))
+        self.charged = size if size > SMALL_BYTES else 0
+        if self.kept is not None:
+            self.charged += len(self.kept.data)
         self.arrived = now
         self.due = now + remaining_ms / 1000
         self.tick = -1
-        self.stream = window > 0
-        self.credit = window
-        self.starved_at = 0.0
         self.queue: Queue | None = None
         self.waiting = False
         self.worker: Worker | None = None
@@ -79,6 +97,20 @@ class Request:
         self.followers: OrderedDict[Request, None] | None = None
         self.key: Key | None = None
 
+    def _begin_stream(self, window: int, frames: Sequence[bytes], now: float) -> Sequence[bytes]:
+        """Take over what the reader has and has room for; return the frames of the request itself."""
+        self.base_seq = self.next_seq
+        self.credit = window
+        self.starved_at = 0.0 if window else now
+        if not self.flags & Flag.RESUMED:
+            return frames
+        self.flags &= ~Flag.RESUMED
+        if not self.flags & Flag.RESUMABLE:
+            return frames
+        if self.next_seq and len(frames) > 1:
+            self.kept = Kept(self.next_seq, frames[-1])
+        return frames[:-1]
+
     @property
     def at_most_once(self) -> bool:
         """Whether it must not run again once a worker may have started it."""
@@ -89,7 +121,7 @@ class Session:
     """A client, over all its connections.
 
     Attributes:
-        large_bytes: bytes of the bodies over SMALL_BYTES of its outstanding requests.
+        large_bytes: bytes of its outstanding requests' bodies over SMALL_BYTES, and of the states of its streams.
         away: held messages of a client whose connection is gone; None while it is connected.
         returning: it knew an earlier broker, so its workers may be on their way back too.
     """

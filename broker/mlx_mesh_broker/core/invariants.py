@@ -8,6 +8,7 @@ from mlx_mesh_broker.core import state as tables
 from mlx_mesh_broker.core.catalogue import ANY
 from mlx_mesh_broker.core.entities import REQUEST_BYTES, SMALL_BYTES
 from mlx_mesh_broker.core.lifecycle import COMING, WorkerState
+from mlx_mesh_broker.core.streams import lacks_state
 from mlx_mesh_wire.messages import Lane
 
 if TYPE_CHECKING:
@@ -30,18 +31,18 @@ def check(state: State) -> None:
     for queue in state.queues.values():
         _check_queue(state, queue)
     _must(state.metrics.accepted == state.metrics.answered + len(outstanding), "accepted = answered + outstanding")
-    large = [request for request in outstanding if request.size > SMALL_BYTES]
-    _must(state.large_bytes == sum(request.size for request in large), "bytes of large requests are counted")
+    _must(state.large_bytes == sum(request.charged for request in outstanding), "bytes of large requests are counted")
     held = len(outstanding) * REQUEST_BYTES + state.large_bytes
     _must(state.held_bytes() == held <= state.config.requests_max_bytes, "bytes of requests are capped")
     for session in state.sessions.values():
-        own = sum(request.size for request in large if request.session is session)
+        own = sum(request.charged for request in session.outstanding.values())
         _must(session.large_bytes == own <= state.config.client_max_request_bytes, "bytes of a client likewise")
         connected = state.clients.get(session.route) is session
         _must(connected == (session.away is None), f"session {session.name} is connected or away")
         _must(len(session.outstanding) <= state.config.client_max_outstanding, "outstanding of a client is capped")
         tended = session.alarm is not None and session.alarm in state.timers
         _must(not session.outstanding or tended, "a client with work is tended")
+    _must(set(state.asked) <= set(outstanding), "clients are asked for what has no answer yet")
     _must(state.cache.check(), "the cache counts its entries")
     _check_offers(state)
     for key, leader in state.flights.items():
@@ -59,7 +60,8 @@ def _must(holds: bool, what: str) -> None:
 def _check_request(state: State, request: Request) -> None:
     name = f"request {request.session.name}/{request.id}"
     parked = state.parked.get((request.session.key, request.id)) is request
-    places = [request.waiting, request.worker is not None, request.leader is not None, parked]
+    asked = request in state.asked
+    places = [request.waiting, request.worker is not None, request.leader is not None, parked, asked]
     _must(sum(places) == 1, f"{name} is in one place, not {places}")
     _must(request in state.timers, f"{name} has a deadline")
     if request.worker is not None:
@@ -70,6 +72,14 @@ def _check_request(state: State, request: Request) -> None:
     if request.waiting:
         _must(request.queue is not None and request in set(request.queue), f"{name} waits in its queue")
     _must(request.deaths < state.config.deaths_max, f"{name} is not poison")
+    state_bytes = len(request.kept.data) if request.kept is not None else 0
+    large = request.size if request.size > SMALL_BYTES else 0
+    _must(request.size == sum(map(len, request.frames)), f"{name} knows its size")
+    _must(request.charged == large + state_bytes, f"{name} counts its large body and its state")
+    if request.stream:
+        _must(request.base_seq <= request.next_seq, f"{name} has sent what went over this connection")
+        _must(not (request.waiting and lacks_state(request)), f"{name} waits with what it is to go on from")
+        _must(not asked or (request.kept is None and not request.starved_at), f"{name} waits for its client only")
 
 
 def _check_worker(state: State, worker: Worker) -> None:

@@ -67,7 +67,7 @@ class Metrics:
         counts: everything else, by name: ``dispatched``, ``requeued``, ``returned``, ``late_answers``, ``evicted``,
             ``shared``, ``cache_hits``, ``cache_misses``, ``duplicates``, ``poisoned``, ``quarantined``,
             ``malformed_client``, ``malformed_worker``, ``worker_complaints``, ``workers_lost``, ``workers_stalled``,
-            ``resets``, ``held_up``, ``credit_overruns``, ``records_dropped``.
+            ``again``, ``resumed``, ``resets``, ``held_up``, ``credit_overruns``, ``records_dropped``.
     """
 
     def __init__(self) -> None:

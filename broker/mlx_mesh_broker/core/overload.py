@@ -6,7 +6,7 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, Final
 
 from mlx_mesh_broker.core.answers import Failure, failure
-from mlx_mesh_broker.core.entities import REQUEST_BYTES, SMALL_BYTES
+from mlx_mesh_broker.core.entities import REQUEST_BYTES
 from mlx_mesh_wire.messages import LANE_NAMES
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Overload:
         config = self._state.config
         size = request.size
         fits = queue.count < config.queue_max_requests and queue.bytes + size <= config.queue_max_bytes
-        if fits and self._state.held_bytes() + REQUEST_BYTES + size <= config.requests_max_bytes:
+        if fits and self._state.held_bytes() + REQUEST_BYTES + (request.charged or size) <= config.requests_max_bytes:
             return None
         why = self._of_all(request) if fits else self._of_one(queue, request)
         victims = self._victims(queue, request)
@@ -61,7 +61,8 @@ class Overload:
         config, lane = self._state.config, request.lane
         count = queue.count + 1 - config.queue_max_requests
         size = queue.bytes + request.size - config.queue_max_bytes
-        excess = self._state.held_bytes() + REQUEST_BYTES + request.size - config.requests_max_bytes
+        own = request.charged or request.size
+        excess = self._state.held_bytes() + REQUEST_BYTES + own - config.requests_max_bytes
         others = self._heaviest(lane) if excess > 0 else None
         sources = [islice(each.below(lane), EVICTED_MAX) for each in (queue, others) if each is not None]
         victims: dict[Request, None] = {}
@@ -73,7 +74,7 @@ class Overload:
             victims[each] = None
             if each.queue is queue:
                 count, size = count - 1, size - each.size
-            excess -= REQUEST_BYTES + (each.size if each.size > SMALL_BYTES else 0)
+            excess -= REQUEST_BYTES + each.charged
         return list(victims) if max(count, size, excess) <= 0 else []
 
     def _heaviest(self, lane: int) -> Queue | None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from mlx_mesh_broker.core.catalogue import Kind
     from mlx_mesh_broker.core.config import Config
-    from mlx_mesh_broker.core.entities import Request, Session, Worker
+    from mlx_mesh_broker.core.entities import Kept, Request, Session, Worker
     from mlx_mesh_broker.core.sharing import Key
     from mlx_mesh_wire.body import Frame
     from mlx_mesh_wire.messages import Message
@@ -56,10 +56,11 @@ class State:
         sessions: by session key; ``clients`` by the route of the connection.
         instances: workers by instance; ``workers`` by route.
         queues: by op and model, the model being the name of one that a worker lists, empty, or ANY.
-        large_bytes: bytes of the bodies over SMALL_BYTES of all outstanding requests.
+        large_bytes: bytes of all outstanding requests' bodies over SMALL_BYTES, and of the states of streams.
         flights: the request that computes some content now, by its key.
         holdings: what workers brought along from an earlier epoch, by ``(session, request id)``.
         parked: requests that must not run again, waiting for the worker that may hold them.
+        asked: streams that were cut off, whose clients have been asked to send them again with what they have.
         affinity: the worker that an affinity key was last sent to.
     """
 
@@ -84,6 +85,7 @@ class State:
         self.quarantine = Quarantine(config.quarantine_s)
         self.holdings: dict[tuple[bytes, int], Holding] = {}
         self.parked: dict[tuple[bytes, int], Request] = {}
+        self.asked: dict[Request, None] = {}
         self.affinity: OrderedDict[bytes, Worker] = OrderedDict()
         self.records: list[dict[str, Any]] = []
         self.record_requests = False
@@ -96,8 +98,22 @@ class State:
         return self._stamp
 
     def held_bytes(self) -> int:
-        """Return what all outstanding requests take: REQUEST_BYTES for each, and their large bodies."""
+        """Return what all outstanding requests take: REQUEST_BYTES for each, large bodies and states."""
         return (self.metrics.accepted - self.metrics.answered) * REQUEST_BYTES + self.large_bytes
+
+    def keep(self, request: Request, kept: Kept | None) -> bool:
+        """Replace the state of an accepted stream; False, and nothing is done, if there is no room for the new one."""
+        before = len(request.kept.data) if request.kept is not None else 0
+        more = (len(kept.data) if kept is not None else 0) - before
+        session, config = request.session, self.config
+        too_much = session.large_bytes + more > config.client_max_request_bytes
+        if more > 0 and (too_much or self.held_bytes() + more > config.requests_max_bytes):
+            return False
+        request.kept = kept
+        request.charged += more
+        session.large_bytes += more
+        self.large_bytes += more
+        return True
 
     def to_client(self, session: Session, message: Message, frames: Sequence[Frame] = ()) -> None:
         """Send to a client, or keep the message while its connection is gone."""

@@ -33,6 +33,7 @@ def status(state: State) -> dict[str, Any]:
             "answered": state.metrics.answered,
             "outstanding": state.metrics.accepted - state.metrics.answered,
             "held_bytes": state.held_bytes(),
+            "asked": len(state.asked),
             "cache_entries": len(state.cache),
             "cache_bytes": state.cache.bytes,
             "quarantined_bodies": len(state.quarantine),

@@ -215,7 +215,7 @@ class Workers:
         """
         for request in list(worker.jobs.values()):
             self._dispatcher.release(request)
-            if (request.session.key, request.id) in held:
+            if not request.stream and (request.session.key, request.id) in held:
                 self._dispatcher.send(request, worker)
             else:
                 self._again(request)
