@@ -185,8 +185,13 @@ def test_a_sampler_goes_on_from_its_place_and_sees_each_place_in_order(target: A
         sampler.position = 12
         generator = SequentialGenerator(target, draft=draft)
         generator.insert([[*PROMPTS[2], *expected[:12]]], [18], samplers=[sampler])
-        assert expected[12:] == run(generator).tokens[0]
-        assert (set(range(12, 30)), 30) == (set(sampler.places) & set(range(30)), sampler.position)
+        tokens: list[int] = []
+        while (found := generator.next()) != ([], []):
+            tokens += [each.token for each in found[1]]
+            if tokens and draft is not None:
+                assert 12 + len(tokens) == sampler.position
+        assert expected[12:] == tokens
+        assert set(range(12, 30)) == set(sampler.places) & set(range(30))
     assert list(range(12, 30)) == part.places
 
 
@@ -443,7 +448,7 @@ def seeded(make: Callable[[], Any], seed: int = 3) -> Any:
 @pytest.mark.parametrize("make", [make_mamba, make_llama4, make_deepseek, make_windowed])
 def test_models_with_other_caches_give_the_tokens_of_mlx_lm(make: Callable[[], Any]) -> None:
     model = seeded(make)
-    prompts = [[token % 128 for token in prompt] for prompt in PROMPTS]
+    prompts = [[token % 128 for token in PROMPTS[number]] for number in (0, 3, 4)]
     generator = SequentialGenerator(model)
     uids = generator.insert(prompts, [40] * len(prompts))
     came = run(generator)
@@ -469,19 +474,29 @@ def test_a_draft_is_refused_where_a_cache_cannot_be_cut_back(make: Callable[[], 
         SequentialGenerator(target, draft=target, draft_tokens=0)
 
 
-@pytest.mark.parametrize(("make", "roles"), [(make_llama4, "same"), (make_windowed, "same"), (make_windowed, "draft")])
-@pytest.mark.parametrize("count", [1, 3, 5])
-def test_windows_and_chunks_are_drafted_for_as_long_as_they_can_be_cut_back(
-    make: Callable[[], Any], roles: str, count: int
-) -> None:
-    mx.random.seed(3)
-    draft = seeded(make)
-    model = draft if roles == "same" else seeded(lambda: llama_of(num_hidden_layers=1), 4)
-    prompts = [[token % 128 for token in prompt] for prompt in PROMPTS]
-    generator = SequentialGenerator(model, draft=draft, draft_tokens=count, prefill_step_size=7)
-    uids = generator.insert(prompts, [40] * len(prompts))
-    came = run(generator)
-    assert [alone(model, prompt, 40) for prompt in prompts] == [came.tokens[uid] for uid in uids]
-    assert 10 < generator.drafted
-    if roles == "same":
-        assert generator.accepted > 0.9 * generator.drafted
+@pytest.mark.parametrize("make", [make_llama4, make_windowed])
+@pytest.mark.parametrize("role", ["both", "model", "draft"])
+def test_windows_and_chunks_are_drafted_for_as_long_as_they_can_be_cut_back(make: Callable[[], Any], role: str) -> None:
+    special = seeded(make)
+    plain = seeded(lambda: llama_of(num_hidden_layers=1), 4)
+    model, draft = {"both": (special, special), "model": (special, plain), "draft": (plain, special)}[role]
+    prompts = [[token % 128 for token in PROMPTS[number]] for number in (0, 3, 4)]
+    expected = [alone(model, prompt, 40) for prompt in prompts]
+    for count in (1, 5):
+        generator = SequentialGenerator(model, draft=draft, draft_tokens=count, prefill_step_size=7)
+        uids = generator.insert(prompts, [40] * len(prompts))
+        came = run(generator)
+        assert expected == [came.tokens[uid] for uid in uids]
+        assert 10 < generator.drafted
+        if role == "both":
+            assert generator.accepted > 0.9 * generator.drafted
+        reads = len([each for each in came.reads if each.uid == uids[-1]])
+        assert 17 * (1 if make is make_windowed else 2) == reads
+
+
+def test_no_more_is_drafted_than_can_come_into_the_text(target: Any) -> None:
+    for count, drafted in ((1, 0), (2, 1), (5, 4), (24, 19)):
+        generator = SequentialGenerator(target, draft=target, draft_tokens=4)
+        generator.insert([PROMPTS[0]], [count])
+        assert count == len(run(generator).tokens[0])
+        assert (drafted, drafted) == (generator.drafted, generator.accepted)
