@@ -12,7 +12,19 @@ from pathlib import Path
 
 import psutil
 
-PACKAGES = ("mlx-mesh", "pyzmq", "msgpack", "mlx", "tokenizers", "numpy", "nats-py", "mosec", "zerorpc", "gevent")
+PACKAGES = (
+    "mlx-mesh",
+    "pyzmq",
+    "msgpack",
+    "mlx",
+    "mlx-lm",
+    "tokenizers",
+    "numpy",
+    "nats-py",
+    "mosec",
+    "zerorpc",
+    "gevent",
+)
 
 
 def machine() -> dict[str, str | int]:

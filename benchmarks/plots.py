@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks.progress import progress
 
@@ -53,6 +53,44 @@ def lines(path: Path, title: str, panels: Mapping[str, Mapping[str, Sequence[tup
             axis.set(xscale="log", xlabel=name, ylabel=unit)
             axis.set_ylim(bottom=0)
             axis.legend(fontsize=8)
+
+
+class Panel(NamedTuple):
+    """One panel of :func:`curves`: named lines of points, and what its axes are."""
+
+    title: str
+    series: Mapping[str, Sequence[tuple[float, float]]]
+    x: str
+    y: str
+    log_x: bool = False
+    log_y: bool = False
+    marks: bool = True
+
+
+def curves(path: Path, title: str, panels: Sequence[Panel]) -> None:
+    """Draw panels of lines, each with axes of its own; logarithmic ones of the same ``y`` have the same range."""
+    with _figure(path, title, len(panels)) as axes:
+        for axis, panel in zip(axes, panels, strict=True):
+            for label, points in panel.series.items():
+                x, y = [x for x, _ in points], [y for _, y in points]
+                axis.plot(x, y, marker="o" if panel.marks else "", label=label)
+            axis.set_title(panel.title, fontsize=9)
+            axis.set(xlabel=panel.x, ylabel=panel.y)
+            if panel.log_x:
+                axis.set_xscale("log", base=2)
+                axis.xaxis.set_major_formatter("{x:g}")
+            if panel.log_y:
+                axis.set_yscale("log")
+                axis.set_ylim(*_range(panels, panel.y))
+            else:
+                axis.set_ylim(bottom=0)
+            axis.legend(fontsize=8)
+
+
+def _range(panels: Sequence[Panel], y: str) -> tuple[float, float]:
+    every = [value for panel in panels if panel.y == y for points in panel.series.values() for _, value in points]
+    shown = [value for value in every if value > 0]
+    return (min(shown) / 1.5, max(shown) * 1.5) if shown else (0.1, 1.0)
 
 
 @contextmanager

@@ -17,20 +17,25 @@ BEGIN = "<!-- results: written by python -m benchmarks report -->"
 END = "<!-- end of results -->"
 SHORT_BEGIN = "<!-- figures: written by python -m benchmarks report -->"
 SHORT_END = "<!-- end of figures -->"
-ORDER = ("rpc", "embed", "coldstart", "scale")
+ORDER = ("rpc", "embed", "generate", "coldstart", "scale")
 GIB = 1024**3
 
 
 def table(results: Sequence[Result]) -> str:
     """Return what was found beside what was aimed at, for a terminal."""
-    rows = [("", "TARGET", "FOUND", "VERDICT", "")]
+    rows: list[Sequence[str]] = [("", "TARGET", "FOUND", "VERDICT", "")]
     rows += [_row(target) for result in results for target in result.targets]
-    widths = [max(len(row[column]) for row in rows) for column in range(5)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines = [_aligned(each) + "\n" for result in results for each in result.data.get("tables", ())]
+    lines.append(_aligned(rows))
     skipped = [f"left out: {text}" for result in results for text in result.skipped]
     if any(result.quick for result in results):
         skipped.append("--quick was given: these figures show that it runs, no more")
     return "\n".join(["", *lines, *skipped])
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
 def publish(folder: Path, page: Path = PAGE, reference: Path = REFERENCE, readme: Path = README) -> Path:
@@ -96,11 +101,17 @@ def section(results: Sequence[Result], page: Path, reference: Path) -> str:
     parts.append("\n".join(rows))
     parts += [f"Left out: {text}." for result in results for text in result.skipped]
     for result in results:
+        parts += [_markdown(rows) for rows in result.data.get("tables", ())]
         plot = reference / f"{result.name}.svg"
         if plot.exists():
             link = Path(os.path.relpath(plot, page.parent)).as_posix()
             parts.append(f"![{result.name}]({link})")
     return "\n\n".join(parts)
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> str:
+    head, *rest = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([head, "|" + "---|" * len(rows[0]), *rest])
 
 
 def _row(target: Target) -> tuple[str, str, str, str, str]:
