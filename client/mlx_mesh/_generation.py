@@ -6,8 +6,9 @@ import hashlib
 import secrets
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypedDict
 
-from mlx_mesh._options import check_window, options
-from mlx_mesh_wire import InvalidRequestError, pack_body
+from mlx_mesh._options import BODY_MAX_BYTES, BODY_MAX_FRAMES, check_window, options
+from mlx_mesh._received import STATE_MAX_BYTES
+from mlx_mesh_wire import Flag, InvalidRequestError, pack_body
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -40,23 +41,35 @@ class Sampling(TypedDict, total=False):
     presence_penalty: float
     frequency_penalty: float
     logit_bias: Mapping[int, float]
+    logprobs: bool
+    top_logprobs: int
+    json_schema: Mapping[str, Any] | str
 
 
 class TextChunk(NamedTuple):
-    """A piece of text and the ids of its tokens; often one token, and sometimes no text yet."""
+    """A piece of text and the ids of its tokens; often one token, and sometimes no text yet.
+
+    Attributes:
+        text: what comes next.
+        tokens: ids, in order.
+        logprobs: with ``logprobs=True`` a map for each token: ``token`` (its id), ``logprob``, and ``top``, a list of
+            ``[id, logprob]`` of the likeliest ones; otherwise None.
+    """
 
     text: str
     tokens: list[int]
+    logprobs: list[dict[str, Any]] | None = None
 
 
 class GenerateResult(NamedTuple):
     """How a text ended.
 
     Attributes:
-        finish_reason: ``stop`` (an end token or a stop string) or ``length``.
-        usage: tokens: ``prompt``, ``cached`` (of the prompt, not read again), ``completion``.
-        timings: milliseconds: ``queue_ms``, ``prefill_ms``, ``decode_ms``.
-        model: name of the model.
+        finish_reason: ``stop`` (an end token or a stop string), ``length``, or ``cancelled`` if the reader left early.
+        usage: tokens: ``prompt``, ``cached`` (of the prompt, not read again), ``completion``; and ``moved``, how often
+            the text went on in another worker. Of a text that was left early, those that it had come to, and ``moved``.
+        timings: milliseconds: ``queue_ms``, ``prefill_ms``, ``decode_ms``; empty if the reader left early.
+        model: name of the model; empty if the reader left early.
     """
 
     finish_reason: str
@@ -81,7 +94,14 @@ def chat_call(messages: Any, tools: Any, sampling: Sampling, window: int, **keyw
 
 def _call(op: str, asked: dict[str, Any], start: Any, sampling: Sampling, *, window: int, **keywords: Any) -> Call:
     checked = options(**keywords, affinity=_affinity_of(start))
-    return checked.call(op, pack_body({**asked, **_asked(sampling)}), check_window(window))
+    call = checked.call(op, pack_body({**asked, **_asked(sampling)}), check_window(window))
+    return call._replace(flags=call.flags | Flag.RESUMABLE) if _resumable(call) else call
+
+
+def _resumable(call: Call) -> bool:
+    """Whether another worker may go on with it, and the request leaves room for a state in its message."""
+    room = sum(map(len, call.frames)) + STATE_MAX_BYTES <= BODY_MAX_BYTES and len(call.frames) <= BODY_MAX_FRAMES - 1
+    return room and not call.flags & Flag.AT_MOST_ONCE
 
 
 def _affinity_of(start: Any) -> bytes:
@@ -108,8 +128,36 @@ def _asked(sampling: Sampling) -> dict[str, Any]:
     return asked
 
 
-def _result(value: dict[str, Any]) -> GenerateResult:
-    return GenerateResult(value["finish_reason"], value["usage"], value["timings"], value["model"])
+class _Reading:
+    """How far the reader of a text is."""
+
+    def __init__(self) -> None:
+        self._tokens = 0
+        self._ended = False
+
+    def chunk(self, value: dict[str, Any]) -> TextChunk:
+        """Return a piece of text."""
+        tokens = value.get("tokens") or []
+        self._tokens += len(tokens)
+        return TextChunk(value.get("text") or "", tokens, value.get("logprobs"))
+
+    def rest(self, value: Any) -> TextChunk | None:
+        """Return what the result of a stream holds of the text, the first time, and if there is any."""
+        if self._ended or not isinstance(value, dict):
+            return None
+        self._ended = True
+        chunk = self.chunk(value)
+        return chunk if chunk.text or chunk.tokens else None
+
+    def result(self, stream: Stream | AsyncStream) -> GenerateResult | None:
+        """Return how the text ended; None before."""
+        value = stream.result
+        if value is not None:
+            usage = {**value["usage"], "moved": stream.moved}
+            return GenerateResult(value["finish_reason"], usage, value["timings"], value["model"])
+        if not stream.left:
+            return None
+        return GenerateResult("cancelled", {"completion": self._tokens, "moved": stream.moved}, {}, "")
 
 
 class Generation:
@@ -120,13 +168,19 @@ class Generation:
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
+        self._reading = _Reading()
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> TextChunk:
-        value = next(self._stream)
-        return TextChunk(value["text"], value["tokens"])
+        try:
+            return self._reading.chunk(next(self._stream))
+        except StopIteration:
+            rest = self._reading.rest(self._stream.result)
+            if rest is None:
+                raise
+            return rest
 
     def __enter__(self) -> Self:
         return self
@@ -136,9 +190,8 @@ class Generation:
 
     @property
     def result(self) -> GenerateResult | None:
-        """How it ended; None before."""
-        value = self._stream.result
-        return None if value is None else _result(value)
+        """How it ended, once it has or the reader has left it; None before."""
+        return self._reading.result(self._stream)
 
     def text(self) -> str:
         """Wait for the end and return all text that has not been read yet."""
@@ -154,13 +207,19 @@ class AsyncGeneration:
 
     def __init__(self, stream: AsyncStream) -> None:
         self._stream = stream
+        self._reading = _Reading()
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> TextChunk:
-        value = await anext(self._stream)
-        return TextChunk(value["text"], value["tokens"])
+        try:
+            return self._reading.chunk(await anext(self._stream))
+        except StopAsyncIteration:
+            rest = self._reading.rest(self._stream.result)
+            if rest is None:
+                raise
+            return rest
 
     async def __aenter__(self) -> Self:
         return self
@@ -170,9 +229,8 @@ class AsyncGeneration:
 
     @property
     def result(self) -> GenerateResult | None:
-        """How it ended; None before."""
-        value = self._stream.result
-        return None if value is None else _result(value)
+        """How it ended, once it has or the reader has left it; None before."""
+        return self._reading.result(self._stream)
 
     async def text(self) -> str:
         """Wait for the end and return all text that has not been read yet."""

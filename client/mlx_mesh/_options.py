@@ -31,6 +31,7 @@ that little is computed again when a worker dies, and that briefly is a request 
 """
 
 BODY_MAX_BYTES = limits.MESSAGE_MAX_BYTES - limits.HEADER_MAX_BYTES
+BODY_MAX_FRAMES = limits.FRAMES_MAX - 1
 
 LANES = dict(zip(LANE_NAMES, Lane, strict=True))
 

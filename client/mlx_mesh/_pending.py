@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from mlx_mesh._received import Received
 from mlx_mesh_wire import Flag
 
 if TYPE_CHECKING:
@@ -27,12 +28,14 @@ class Pending:
         on_wire: it was sent on the connection of now.
         ended: it has its answer.
         next_seq: chunks that came.
-        incomplete: a chunk was missing and has been asked for.
+        incomplete: a chunk was missing and has been asked for, since that time; 0 if none is missing.
+        received: what the reader of a stream has, if another worker can go on from there; else None.
+        moved: how often it went on elsewhere after chunks had come.
     """
 
     __slots__ = (
-        "_granted", "_granted_at", "_taken", "call", "done", "due", "ended", "id", "incomplete", "next_seq", "on_wire",
-        "piece", "retries", "sent",
+        "_granted", "_granted_at", "_taken", "call", "done", "due", "ended", "id", "incomplete", "moved", "next_seq",
+        "on_wire", "piece", "received", "retries", "sent",
     )  # fmt: skip
 
     def __init__(
@@ -52,7 +55,9 @@ class Pending:
         self.sent = False
         self.on_wire = False
         self.ended = False
-        self.incomplete = False
+        self.incomplete = 0.0
+        self.received = Received() if piece is not None and call.flags & Flag.RESUMABLE else None
+        self.moved = 0
         self._taken = 0
         self._granted = call.window
         self._granted_at = 0.0

@@ -89,6 +89,7 @@ class Session:
             messages.Final: self._final,
             messages.Chunk: self._chunk,
             messages.Error: self._error,
+            messages.Again: self._again,
             messages.Welcome: self._welcome,
             messages.Reset: self._reset,
             messages.Ping: self._ping,
@@ -151,7 +152,7 @@ class Session:
 
     def next_tick(self) -> float:
         """Return when ``tick`` has something to do."""
-        if self._waiting and len(self._outstanding) < self._places:
+        if self.reconnect or (self._waiting and len(self._outstanding) < self._places):
             return 0.0  # A cancel made room.
         due = self._said + KEEPALIVE_S
         if self._outstanding:
@@ -211,11 +212,16 @@ class Session:
         remaining_ms = max(1, int((pending.due - now) * 1000))
         self._said = now
         window = pending.room() if call.window else 0
+        frames = call.frames
+        state = pending.received.state() if pending.received is not None and pending.next_seq else None
+        if state is not None:
+            flags |= Flag.RESUMED
+            frames = [*frames, state]
         request = messages.Request(
             pending.id, call.op, call.model, call.lane, remaining_ms, flags, window, call.affinity, call.traceparent,
             pending.next_seq,
         )  # fmt: skip
-        self.outbox.append((request, call.frames))
+        self.outbox.append((request, frames))
 
     def _greet(self, now: float) -> None:
         """Say HELLO, and again all that is outstanding."""
@@ -251,15 +257,30 @@ class Session:
             self._say(messages.Credit(pending.id, 1))
         elif message.seq == pending.next_seq:
             pending.next_seq += 1
-            pending.incomplete = False
+            pending.incomplete = 0.0
+            if pending.received is not None:
+                pending.received.add(frames)
             pending.piece(frames)
         elif not pending.incomplete:
             self._ask_again(now, pending)
+        elif now - pending.incomplete >= self._silent_s:
+            self.reconnect = True  # The broker takes it that this connection loses nothing; it did.
 
     def _ask_again(self, now: float, pending: Pending) -> None:
         """Chunks were lost with an earlier connection: have the stream go on from the last one that came."""
-        pending.incomplete = True
+        pending.incomplete = now
         self._transmit(now, pending)
+
+    def _again(self, now: float, message: messages.Again, frames: Sequence[bytes]) -> None:
+        """A stream was cut off, and the broker asks from where it is to go on."""
+        pending = self._outstanding.get(message.id)
+        if pending is None or pending.piece is None:
+            return
+        pending.moved += pending.next_seq > 0
+        if message.chunks > pending.next_seq:
+            self.reconnect = True  # Some were lost, and may be only where a connection ends.
+        else:
+            self._transmit(now, pending)
 
     def _error(self, now: float, message: messages.Error, frames: Sequence[bytes]) -> None:
         if message.id == 0:
@@ -289,6 +310,9 @@ class Session:
 
     def _welcome(self, now: float, message: messages.Welcome, frames: Sequence[bytes]) -> None:
         self._welcomed = True
+        if message.epoch != self.epoch:
+            for pending in self._outstanding.values():
+                pending.moved += pending.next_seq > 0
         self.epoch = message.epoch
         self._places = message.limits.get("outstanding_max", OUTSTANDING)
         self._ping_s = message.intervals.get("ping_ms", 1000) / 1000
@@ -299,7 +323,7 @@ class Session:
 
     def _reset(self, now: float, message: messages.Reset, frames: Sequence[bytes]) -> None:
         dropped = self._outstanding.get(message.dropped)
-        if dropped is not None:
+        if dropped is not None and not dropped.next_seq:
             dropped.sent = False
         # Messages that were on their way with the HELLO are each answered by a RESET; one that comes much later means
         # that the HELLO itself was lost, with the broker that it was meant for.

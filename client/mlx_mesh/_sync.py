@@ -339,14 +339,25 @@ class _Waiter:
 
 
 class Stream:
-    """Chunks as they come; afterwards :attr:`result` has the final value. Use it in a ``with`` to leave early."""
+    """Chunks as they come; afterwards :attr:`result` has the final value. Use it in a ``with`` to leave early.
+
+    Attributes:
+        result: None before the end.
+        left: the reader closed it before its end.
+    """
 
     def __init__(self, mesh: Mesh, waiter: _Waiter) -> None:
         self._mesh = mesh
         self._waiter = waiter
         self._ended: MeshError | None = None
         self._over = False
+        self.left = False
         self.result: Any = None
+
+    @property
+    def moved(self) -> int:
+        """How often it went on in another worker after chunks had come."""
+        return self._waiter.pending.moved
 
     def __iter__(self) -> Iterator[Any]:
         return self
@@ -383,6 +394,6 @@ class Stream:
     def close(self) -> None:
         """Cancel the call if it has not ended."""
         if not self._over:
-            self._over = True
+            self._over = self.left = True
             self._ended = CancelledError("the reader left the stream")
             self._mesh._cancel(self._waiter.pending)  # noqa: SLF001  as above

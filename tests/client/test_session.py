@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from mlx_mesh import _received
 from mlx_mesh import _session as module
+from mlx_mesh._generation import chat_call, generate_call
 from mlx_mesh._options import options
 from mlx_mesh._pending import Pending
 from mlx_mesh._session import STATUS_OP, Session
@@ -36,9 +38,16 @@ class Bench:
         self.session.message(self.now, message, frames)
 
     def said(self) -> list[Any]:
-        said = [message for message, _ in self.session.outbox]
+        return [message for message, _ in self.mail()]
+
+    def mail(self) -> list[Any]:
+        """Return what is to be sent, with the frames."""
+        mail = [(message, list(frames)) for message, frames in self.session.outbox]
         self.session.outbox.clear()
-        return said
+        return mail
+
+    def chunk(self, seq: int, *tokens: int) -> None:
+        self.hear(messages.Chunk(1, seq), pack_body({"text": "", "tokens": list(tokens)}))
 
     def call(
         self,
@@ -48,6 +57,7 @@ class Bench:
         window: int = 0,
         op: str = "echo",
         at_most_once: bool = False,
+        resumable: bool = False,
     ) -> Pending:
         self.calls += 1
         number = self.calls
@@ -58,6 +68,8 @@ class Bench:
             self.outcomes[number] = outcome
 
         call = chosen.call(op, BODY, window)
+        if resumable:
+            call = call._replace(flags=call.flags | Flag.RESUMABLE)
         pending = Pending(call, self.now + timeout, done, self.pieces.append if window else None)
         self.session.start(self.now, pending)
         return pending
@@ -256,6 +268,155 @@ def test_a_chunk_that_is_missing_is_asked_for_once_and_the_stream_goes_on_from_t
     bench.hear(messages.Final(1, 1, 0, 0, 0, 3), BODY)
     assert [[b"0"], [b"1"], [b"2"]] == bench.pieces
     assert bench.code(1) == "OK"
+
+
+RESEND = Flag.RESUMABLE | Flag.RESEND | Flag.RESUMED
+
+
+def resumable() -> tuple[Bench, Pending]:
+    """Return a stream of which two chunks with three tokens came."""
+    bench = Bench()
+    pending = bench.call(window=8, resumable=True)
+    ((request, frames),) = bench.mail()
+    assert (Flag.RESUMABLE, 0, BODY) == (request.flags, request.seen, frames)
+    bench.chunk(0, 7, 2**32 - 1)
+    bench.chunk(1, 256)
+    assert [] == bench.said()
+    return bench, pending
+
+
+STATE = b"\x07\0\0\0\xff\xff\xff\xff\0\x01\0\0"
+
+
+def test_a_stream_that_was_cut_off_is_sent_again_with_the_tokens_that_came() -> None:
+    bench, pending = resumable()
+    bench.session.read(bench.now, pending)
+    bench.hear(messages.Again(1, 2))
+    ((again, frames),) = bench.mail()
+    assert (1, RESEND, 2, 7) == (again.request_id, again.flags, again.seen, again.window)
+    assert [*BODY, STATE] == frames
+    bench.chunk(2, 5)
+    bench.hear(messages.Again(1, 3))
+    ((again, frames),) = bench.mail()
+    assert (3, STATE + b"\x05\0\0\0") == (again.seen, frames[-1])
+    bench.hear(messages.Final(1, 3, 0, 0, 0, 3), BODY)
+    assert ("OK", 2) == (bench.code(1), pending.moved)
+
+
+def test_chunks_without_tokens_have_an_empty_state() -> None:
+    bench = Bench()
+    bench.call(window=8, resumable=True)
+    bench.said()
+    bench.chunk(0)
+    bench.hear(messages.Again(1, 1))
+    ((again, frames),) = bench.mail()
+    assert (RESEND, 1, [*BODY, b""]) == (again.flags, again.seen, frames)
+
+
+def test_a_stream_of_which_nothing_came_is_sent_again_as_it_was() -> None:
+    bench = Bench()
+    pending = bench.call(window=8, resumable=True)
+    bench.said()
+    bench.hear(messages.Again(1, 0))
+    ((again, frames),) = bench.mail()
+    assert (Flag.RESUMABLE | Flag.RESEND, 0, BODY, 0) == (again.flags, again.seen, frames, pending.moved)
+
+
+def test_a_new_broker_is_told_the_state_and_that_counts_as_a_move() -> None:
+    bench, pending = resumable()
+    bench.hear(messages.Reset("e2"))
+    hello, (again, frames) = bench.mail()
+    assert isinstance(hello[0], messages.Hello)
+    assert (RESEND, 2, [*BODY, STATE]) == (again.flags, again.seen, frames)
+    assert 0 == pending.moved
+    bench.welcome("e2")
+    assert 1 == pending.moved
+
+
+def test_the_same_broker_on_a_new_connection_is_no_move() -> None:
+    bench, pending = resumable()
+    bench.advance(6)
+    assert 2 == next(message for message in bench.said() if isinstance(message, messages.Request)).seen
+    bench.welcome()
+    assert 0 == pending.moved
+
+
+def test_what_was_sent_again_with_chunks_and_dropped_unread_has_been_sent_all_the_same() -> None:
+    bench, _ = resumable()
+    bench.hear(messages.Again(1, 2))
+    bench.said()
+    bench.hear(messages.Reset("e2", 1))
+    assert RESEND == bench.said()[1].flags
+
+
+def test_a_client_with_fewer_chunks_than_were_sent_makes_a_new_connection() -> None:
+    bench, _ = resumable()
+    bench.hear(messages.Again(1, 4))
+    assert [] == bench.said()
+    assert bench.session.next_tick() <= bench.now
+    bench.advance(0)
+    hello, again = bench.said()
+    assert isinstance(hello, messages.Hello)
+    assert 2 == again.seen
+
+
+def test_a_gap_that_stays_ends_the_connection() -> None:
+    bench, _ = resumable()
+    bench.chunk(4, 1)
+    assert [2] == [each.seen for each in bench.said()]
+    bench.now += 4.9
+    bench.chunk(5, 1)
+    assert not bench.session.reconnect
+    bench.now += 0.2
+    bench.chunk(6, 1)
+    assert bench.session.reconnect
+    assert [] == bench.said()
+
+
+@pytest.mark.parametrize("body", [b"\xc1", *(pack_body(v)[0] for v in ("x", {}, {"tokens": "x"}, {"tokens": [-1]}, 5))])
+def test_a_stream_of_another_kind_has_no_state(body: bytes) -> None:
+    bench, _ = resumable()
+    bench.hear(messages.Chunk(1, 2), [body])
+    bench.hear(messages.Again(1, 3))
+    ((again, frames),) = bench.mail()
+    assert (Flag.RESUMABLE | Flag.RESEND, 3, BODY) == (again.flags, again.seen, frames)
+
+
+def test_an_answer_that_is_too_long_for_a_message_has_no_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_received, "STATE_MAX_BYTES", len(STATE) - 1)
+    bench, _ = resumable()
+    bench.hear(messages.Again(1, 2))
+    assert [BODY] == [frames for _, frames in bench.mail()]
+
+
+def test_a_state_is_little_endian_on_every_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    received = _received.Received()
+    received.add(pack_body({"tokens": [1, 2**31]}))
+    little = received.state()
+    monkeypatch.setattr(_received.sys, "byteorder", "big")
+    big = received.state()
+    assert little is not None
+    assert big is not None
+    assert [1, 2**31] == [int.from_bytes(little[at : at + 4], "little") for at in (0, 4)]
+    assert big == b"".join(little[at : at + 4][::-1] for at in (0, 4))
+
+
+def test_a_question_about_what_is_over_or_no_stream_is_not_answered() -> None:
+    bench = Bench()
+    bench.call()
+    bench.said()
+    bench.hear(messages.Again(1, 2))
+    bench.hear(messages.Again(55, 2))
+    assert [] == bench.said()
+
+
+def test_texts_can_go_on_unless_they_must_not_or_leave_no_room() -> None:
+    keywords = {"model": None, "timeout": 1.0, "lane": "bulk", "wait_for_ready": False}
+    assert generate_call("x", {}, 4, **keywords, at_most_once=False).flags & Flag.RESUMABLE
+    assert chat_call([], None, {}, 4, **keywords, at_most_once=False).flags & Flag.RESUMABLE
+    assert not generate_call("x", {}, 4, **keywords, at_most_once=True).flags & Flag.RESUMABLE
+    long = "x" * (61 * 1024 * 1024)
+    assert not generate_call(long, {}, 4, **keywords, at_most_once=False).flags & Flag.RESUMABLE
 
 
 def test_an_end_that_came_before_the_last_chunks_is_no_end() -> None:
