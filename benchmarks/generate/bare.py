@@ -53,7 +53,7 @@ class Bare:
             if ended:
                 insert(ended)
         generator.remove(list(tracks))
-        return {**meter.figures(), "server_cpu_s": time.process_time() - cpu}
+        return {**meter.figures(), "engine_cpu_s": time.process_time() - cpu}
 
 
 def main(folder: Path) -> None:

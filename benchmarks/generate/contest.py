@@ -106,14 +106,14 @@ class Contest:
         worker = group.start(BIN / "mlx-mesh-worker", *command, log="generate-0")
         with Mesh(group.endpoint) as mesh:
             mesh.ready(["generate", "chat"], timeout=PATIENCE_S)
-        return Place("mesh", group.endpoint, {"server": worker, "broker": broker}, trace)
+        return Place("mesh", group.endpoint, {"engine": worker, "broker": broker}, trace)
 
     def _server(self) -> Place:
         group, trace = self._traced()
         port = free_port()
         flags = ("--model", self._folder, "--port", str(port), "--log-level", "WARNING")
         server = group.python("benchmarks.generate.mlx_server", *flags, log="mlx_lm.server")
-        return Place("server", str(port), {"server": server}, trace)
+        return Place("server", str(port), {"engine": server}, trace)
 
     def _traced(self) -> tuple[Group, Path]:
         group = self._stack.enter_context(Group())

@@ -9,6 +9,7 @@ from typing import Any
 
 from benchmarks.figures import median_of_ratios, percentile
 from benchmarks.generate.contest import BARE, MESH, ONE_PROCESS, SERVER
+from benchmarks.generate.tables import beside_table, streams_table
 from benchmarks.results import Result, Target
 
 OF_BARE, OF_SERVER, FIRST_OF_SERVER = 0.9, 3.0, 10.0
@@ -30,7 +31,6 @@ Round = Mapping[str, Mapping[str, Mapping[str, float]]]
 """Figures by number of streams and contestant."""
 
 RATE, FIRST = "tokens_per_s", "first_p95_ms"
-MEDIANS = (RATE, "first_p50_ms", FIRST, "gap_p50_ms", "gap_p99_ms")
 
 
 def series(rounds: Sequence[Round], streams: str, name: str, figure: str) -> list[float]:
@@ -155,94 +155,7 @@ def data(rounds: Sequence[Round], beside: Mapping[str, Any], side: int) -> dict[
         for number in streams
     }
     found = {"medians": medians, "ratios": ratios, "beside": beside, "rounds": rounds}
-    return {"tables": [_streams_table(found), _beside_table(beside, side)], **found}
-
-
-def _streams_table(found: Mapping[str, Any]) -> list[list[str]]:
-    rows = [
-        [
-            "streams",
-            "",
-            "tokens/s",
-            "mesh of it",
-            "first token p50, p95 ms",
-            "mesh of it",
-            "gap p50, p99 ms",
-            "CPU ms/token",
-        ]
-    ]
-    for number, by_name in found["medians"].items():
-        ratios = found["ratios"][number]
-        of = {
-            BARE: (f"{ratios['tokens_per_s_of_bare']:.2f} x", f"{ratios['first_p95_of_bare']:.2f} x"),
-            SERVER: (f"{ratios['tokens_per_s_of_server']:.2f} x", f"1/{ratios['server_first_p95_of_mesh']:.1f}"),
-        }
-        for name, got in by_name.items():
-            rate, first = of.get(name, ("", ""))
-            rows.append(
-                [
-                    number,
-                    name,
-                    f"{got[RATE]:.0f}",
-                    rate,
-                    f"{got['first_p50_ms']:,.0f}, {got[FIRST]:,.0f}",
-                    first,
-                    f"{got['gap_p50_ms']:.0f}, {got['gap_p99_ms']:.0f}",
-                    _cpu(got),
-                ]
-            )
-    return rows
-
-
-def _cpu(got: Mapping[str, float]) -> str:
-    parts = {
-        part: got[f"{part}_cpu_s"] / got["all_tokens"] * 1e3
-        for part in ("server", "broker", "client")
-        if f"{part}_cpu_s" in got
-    }
-    return ", ".join(f"{part} {ms:.2g}" for part, ms in parts.items())
-
-
-def _beside_table(beside: Mapping[str, Any], side: int) -> list[list[str]]:
-    rows = [[f"beside {side} streams, or alone", MESH, SERVER]]
-    cancel = [beside["cancel"][name] for name in (MESH, SERVER)]
-    rows.append(
-        ["left: out of the batch, p50, worst ms", *(f"{median(c['ms']):.0f}, {max(c['ms']):.0f}" for c in cancel)]
-    )
-    rows.append(
-        [
-            "left: steps begun meanwhile, p50, worst",
-            *(f"{median(c['steps']):.0f}, {max(c['steps']):.0f}" for c in cancel),
-        ]
-    )
-    longs = [beside["long"][name] for name in (MESH, SERVER)]
-    for what, figure, unit in (
-        ("usual gap", "usual_ms", "ms"),
-        ("long prompt: median gap", "meanwhile_ms", "ms"),
-        ("long prompt: worst gap", "worst_ms", "ms"),
-        ("long prompt: worst gap of the usual", "worst_of_usual", "x"),
-        ("long prompt: its first token", "long_first_ms", "ms"),
-    ):
-        rows.append([what, *(f"{_short(median(each[figure] for each in found))} {unit}" for found in longs)])
-    shorts = [[ms for each in found for ms in each["short_first_ms"]] for found in longs]
-    rows.append(
-        [
-            "short prompts meanwhile: first token p50, p95 ms",
-            *(f"{median(s):,.0f}, {percentile(s, 0.95):,.0f}" for s in shorts),
-        ]
-    )
-    chats = [beside["chat"][name] for name in (MESH, SERVER)]
-    rows.append(
-        [
-            "second turn, alone: first token, known, unknown ms",
-            *(f"{median(c['known_ms']):,.0f}, {median(c['cold_ms']):,.0f}" for c in chats),
-        ]
-    )
-    return rows
-
-
-def _short(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    return {"tables": [streams_table(found), beside_table(beside, side)], **found}
 
 
 def plot(result: Result, folder: Path) -> None:

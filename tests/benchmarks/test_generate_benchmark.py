@@ -228,7 +228,7 @@ def test_leaving_the_server_closes_the_connection() -> None:
 
 
 def figures(rate: float, first: float) -> dict[str, float]:
-    rest = dict.fromkeys(("first_p50_ms", "gap_p50_ms", "gap_p99_ms", "server_cpu_s"), 1.0)
+    rest = dict.fromkeys(("first_p50_ms", "gap_p50_ms", "gap_p99_ms", "engine_cpu_s"), 1.0)
     return {"tokens_per_s": rate, "first_p95_ms": first, "all_tokens": 100.0, **rest}
 
 
@@ -274,8 +274,8 @@ def test_the_tables_are_shown_in_the_terminal_and_on_the_page(tmp_path: Path) ->
     result = Result("generate", targets(rounds(), beside(), 8), {**shown, "parameters": 1, "long_tokens": 1})
     text, page = report.table([result]), report.section([result], tmp_path / "page.md", tmp_path)
     assert "32       BatchGenerator  100       0.95 x" in text
-    assert "| 32 | mlx_lm.server | 50 | 1.90 x | 1, 150 | 1/15.0 | 1, 1 | server 10 |" in page
-    assert "| beside 8 streams, or alone | mesh | mlx_lm.server |\n|---|---|---|\n" in page
+    assert "| 32 | mlx_lm.server | 50 | 1.90 x | 1, 150 | 0.07 x | 1, 1 | engine 10 |" in page
+    assert "| beside 8 streams | mesh | mlx_lm.server |\n|---|---|---|\n" in page
     assert 0.95 == pytest.approx(shown["ratios"]["32"]["tokens_per_s_of_bare"])
 
 
@@ -306,7 +306,7 @@ def test_a_quick_run_measures_everything(tmp_path: Path) -> None:
             assert 0 < got["gap_p50_ms"] <= got["gap_p99_ms"], name
             assert 1.0 <= got["tokens_per_piece"] < 1.5
             assert got["tokens_per_s"] > 0
-            assert got["server_cpu_s"] > 0
+            assert got["engine_cpu_s"] > 0
             assert not got.get("cached_tokens"), "the prompts share a beginning"
     cancel = found["data"]["beside"]["cancel"]
     assert {MESH, SERVER, ONE_PROCESS} == set(cancel)
