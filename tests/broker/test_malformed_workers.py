@@ -15,7 +15,7 @@ from mlx_mesh_wire import limits, messages, unpack_body
 from tests.broker.dealer import Dealer, dealer
 from tests.live import LiveMesh, Process, until
 
-READY = [33, 1, 0, b"i" * 16, "w", "h", "m", 1, 0, ["by-hand"], [], [], 1, 0, {}]
+READY = [33, 1, 0, b"i" * 16, "w", "h", "m", 1, 0, ["by-hand"], [], [], 1, 0, {}, 0]
 
 
 def header(*fields: Any) -> bytes:
@@ -95,6 +95,7 @@ def test_what_is_malformed_is_answered_with_protocol_error_and_the_worker_goes_o
         messages.Status(1),
         messages.Credit(1, 1),
         messages.Cancel(1),
+        messages.Again(1, 0),
         messages.Job(1, 1, b"s" * 16, 1, "echo", "", 1, 1, 0, 0, b"", ""),
         messages.Trim(1),
         messages.Command(1, "status"),
