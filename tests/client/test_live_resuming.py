@@ -73,6 +73,9 @@ class Teller(Engine):
         if body.get("logprobs"):
             shown["logprobs"] = [{"token": token, "logprob": -0.5, "top": [[token, -0.5]]} for token in tokens]
         return shown
+
+class Inline(Teller):
+    inline = True
 """
 
 
@@ -286,8 +289,9 @@ def test_the_end_may_hold_the_last_token_and_a_text_left_early_says_so(told: Tol
         asyncio.run(leave())
 
 
-def test_what_an_engine_counts_and_says_of_itself_is_shown(told: Told) -> None:
-    told.worker()
+@pytest.mark.parametrize("engine", ["Teller", "Inline"])
+def test_what_an_engine_counts_and_says_of_itself_is_shown(told: Told, engine: str) -> None:
+    told.own.worker(f"mine:{engine}", "counting")
     with Mesh(told.own.endpoint) as mesh:
         mesh.ready(["generate"])
         mesh.generate("count", max_tokens=6).text()

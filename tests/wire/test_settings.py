@@ -76,7 +76,7 @@ def test_a_bad_value_is_refused_with_its_name_what_was_given_and_what_is_allowed
         ("[broker]\nname = 5", ["broker.name", "a string"]),
         ("[broker]\ncuont = 3", ["cuont", "did you mean count?"]),
         ("[broker]\nxyz = 3", ["xyz"]),
-        ("[brokers]\ncount = 3", ["[brokers]", "broker, worker, client"]),
+        ("[brokers]\ncount = 3", ["[brokers]", "allowed are broker, worker"]),
         ("broker = 3", ["[broker]"]),
         ("[broker", ["mesh.toml", "cannot be read"]),
     ],

@@ -133,6 +133,12 @@ def test_a_stream_goes_on_from_its_state_behind_the_chunks_that_were_read() -> N
     assert 5 == final.chunks
 
 
+@pytest.mark.parametrize(("flags", "window"), [(Flag.RESUMABLE, 4), (Flag.RESUMABLE, 0), (0, 4)])
+def test_an_engine_can_tell_whether_it_may_cut_the_chunks_as_it_likes(flags: int, window: int) -> None:
+    job = Bench(resumes=True).admitted(flags=flags, window=window)
+    assert (None, 0, bool(flags and window)) == (job.state, job.seq, job.resumable)
+
+
 def test_an_engine_that_cannot_go_on_begins_anew_and_never_sees_the_state() -> None:
     bench = Bench()
     job = resumed(bench, window=2)

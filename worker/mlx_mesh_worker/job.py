@@ -28,6 +28,8 @@ class Job:
         blocked: chunks wait for credit; an engine does well to compute something else meanwhile.
         state: what a stream goes on from, in the form that its op has for it; None if it begins. Only engines that say
             ``resumes`` see one.
+        resumable: the client of this stream keeps what it was given. If not, a second attempt begins anew, and has to
+            give the same chunks as the first one.
         seq: number of the next chunk.
 
     Args:
@@ -39,7 +41,7 @@ class Job:
 
     __slots__ = (
         "accepted", "affinity", "alone", "attempt", "backlog", "credit", "deadline", "ended", "frames", "id", "key",
-        "lane", "model", "op", "seq", "started", "state", "stream", "traceparent",
+        "lane", "model", "op", "resumable", "seq", "started", "state", "stream", "traceparent",
     )  # fmt: skip
 
     def __init__(self, message: messages.Job, frames: Sequence[bytes], now: float, *, resumes: bool = False) -> None:
@@ -56,6 +58,7 @@ class Job:
         self.stream = message.window > 0 or message.seen > 0
         self.credit = message.window
         self.seq = 0
+        self.resumable = self.stream and bool(message.flags & Flag.RESUMABLE)
         self.state: bytes | None = None
         if message.flags & Flag.RESUMED and len(frames) > 1:
             if resumes:
