@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 CONFIG_VARIABLE = "MLX_MESH_CONFIG"
-SECTIONS = ("broker", "worker", "client", "guard", "telemetry")
+SECTIONS = ("broker", "worker", "generate", "client", "guard", "telemetry")
 
 T = TypeVar("T")
 
@@ -51,7 +51,7 @@ def setting(
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def add_flags(parser: argparse.ArgumentParser, cls: type[Any]) -> None:
+def add_flags(parser: argparse.ArgumentParser | argparse._ArgumentGroup, cls: type[Any]) -> None:
     """Add one ``--flag VALUE`` for every field of a settings class; read them with :func:`load_settings`."""
     for field in dataclasses.fields(cls):
         parser.add_argument(

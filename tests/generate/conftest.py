@@ -10,6 +10,7 @@ import pytest
 from benchmarks.llama import make_llama
 from mlx_mesh import Mesh
 from mlx_mesh_worker.engines.generate import GenerateEngine
+from tests.generate.driver import texts_of
 from tests.live import LiveMesh, live_mesh
 
 
@@ -29,12 +30,13 @@ def loaded(llama: Path) -> GenerateEngine:
 @pytest.fixture
 def engine(loaded: GenerateEngine) -> GenerateEngine:
     """The engine with nothing left of the test before."""
-    loaded._rows.clear()
-    loaded._waiting.clear()
-    loaded._by_uid.clear()
-    loaded._generator = None
-    loaded._prefixes.clear()
-    loaded._prefixes.hits = loaded._prefixes.saved_tokens = 0
+    texts = texts_of(loaded)
+    for job in list(texts._rows):
+        texts.cancel(job)
+    texts.prefixes.clear()
+    texts.prefixes.hits = texts.prefixes.saved_tokens = 0
+    for name in texts.counts:
+        texts.counts[name] = 0
     return loaded
 
 

@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+import struct
 import time
 from typing import Any
 
-from mlx_mesh_wire import MeshError, messages, pack_body, unpack_body
+from mlx_mesh_wire import Flag, MeshError, messages, pack_body, unpack_body
 from mlx_mesh_worker.engines.generate import GenerateEngine
+from mlx_mesh_worker.engines.generate.loader import LoadedModel
 from mlx_mesh_worker.job import Job
 from mlx_mesh_worker.record import Record
 from mlx_mesh_worker.runner import Admit, Cancel, Done, Piece, Runner
+
+
+def texts_of(engine: GenerateEngine, model: str = "") -> Any:
+    """Return the scheduler of a model that is loaded."""
+    served = engine._models.get(model)
+    assert served is not None
+    return served.texts
+
+
+def loaded_by(engine: GenerateEngine) -> LoadedModel:
+    """Return the default model of an engine."""
+    served = engine._models.get("")
+    assert served is not None
+    return served.loaded
 
 
 class Driver:
@@ -21,12 +37,28 @@ class Driver:
         self.chunks: dict[Job, list[dict[str, Any]]] = {}
         self.ends: dict[Job, Any] = {}
 
-    def submit(self, body: Any, *, op: str = "generate", lane: int = 1, stream: bool = True) -> Job:
+    def submit(
+        self,
+        body: Any,
+        *,
+        op: str = "generate",
+        lane: int = 1,
+        stream: bool = True,
+        model: str = "",
+        given: list[int] | None = None,
+        remaining_ms: int = 600_000,
+        alone: bool = False,
+    ) -> Job:
         self.numbers += 1
+        flags = Flag.ALONE * alone | (0 if given is None else Flag.RESUMED)
+        window, seen = (1024, len(given or ())) if stream else (0, 0)
         message = messages.Job(
-            self.numbers, 1, b"s" * 16, self.numbers, op, "", lane, 600_000, 0, 1024 if stream else 0, b"", ""
+            self.numbers, 1, b"s" * 16, self.numbers, op, model, lane, remaining_ms, flags, window, b"", "", seen
         )
-        job = Job(message, [bytes(frame) for frame in pack_body(body)], time.monotonic())
+        frames = [bytes(frame) for frame in pack_body(body)]
+        if given is not None:
+            frames.append(struct.pack(f"<{len(given)}I", *given))
+        job = Job(message, frames, time.monotonic(), resumes=True)
         self.chunks[job] = []
         self.runner.commands.append(Admit(job))
         return job
@@ -50,16 +82,22 @@ class Driver:
             self.turn()
         raise AssertionError("it does not end")
 
+    def parts(self, job: Job) -> list[dict[str, Any]]:
+        """Return the chunks of a stream and, once it has ended, what came with the end."""
+        end = self.ends.get(job)
+        return [*self.chunks[job], *([end] if isinstance(end, dict) else [])]
+
     def tokens(self, job: Job) -> list[int]:
-        return [token for chunk in self.chunks[job] for token in chunk["tokens"]]
+        return [token for part in self.parts(job) for token in part["tokens"]]
 
     def text(self, job: Job) -> str:
-        return "".join(chunk["text"] for chunk in self.chunks[job])
+        return "".join(part["text"] for part in self.parts(job))
 
     def error(self, job: Job) -> MeshError:
         self.run(job)
-        assert isinstance(self.ends[job], MeshError), self.ends[job]
-        return self.ends[job]
+        found = self.ends[job]
+        assert isinstance(found, MeshError), found
+        return found
 
     def all(self, *bodies: Any, **how: Any) -> list[list[int]]:
         """Generate for all bodies side by side and return their tokens."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from mlx_lm.generate import stream_generate
 
 from mlx_mesh_wire import EngineError, InvalidRequestError
 from mlx_mesh_worker.engines.generate import GenerateEngine
-from tests.generate.driver import Driver
+from tests.generate.driver import Driver, loaded_by, texts_of
 
 pytestmark = pytest.mark.slow
 
@@ -17,7 +19,7 @@ PROMPTS = [f"{start} number {i}: what is to be said of it" for i in range(10) fo
 
 def reference(engine: GenerateEngine, prompt: str, count: int) -> list[int]:
     """Return mlx-lm's own greedy tokens."""
-    loaded = engine._loaded
+    loaded = loaded_by(engine)
     found = [r.token for r in stream_generate(loaded.model, loaded.tokenizer, prompt, max_tokens=count)]
     return [token for token in found if token not in loaded.end_tokens]
 
@@ -56,13 +58,11 @@ def test_a_request_without_a_stream_gets_all_at_the_end(engine: GenerateEngine) 
     assert {"queue_ms", "prefill_ms", "decode_ms"} == set(end["timings"])
 
 
-def test_every_token_has_a_chunk_of_its_own(engine: GenerateEngine) -> None:
+def test_a_reader_with_room_gets_each_token_as_it_comes_and_the_last_one_with_the_end(engine: GenerateEngine) -> None:
     driver = Driver(engine)
-    job = driver.submit({"prompt": "Once", "max_tokens": 20, "temperature": 2.0, "seed": 3})
+    job = driver.submit({"prompt": "Once", "max_tokens": 20})
     driver.run(job)
-    assert len(driver.chunks[job]) == driver.ends[job]["usage"]["completion"] + (
-        driver.ends[job]["finish_reason"] == "stop"
-    )
+    assert [1] * 20 == [len(part["tokens"]) for part in driver.parts(job)]
 
 
 def test_a_stop_string_ends_the_text_before_it_and_nothing_of_it_is_shown(engine: GenerateEngine) -> None:
@@ -96,14 +96,14 @@ def test_a_bias_and_penalties_change_what_is_chosen(engine: GenerateEngine) -> N
 
 def test_token_ids_are_a_prompt_too(engine: GenerateEngine) -> None:
     driver = Driver(engine)
-    ids = engine._loaded.tokenizer.encode("Once upon")
+    ids = loaded_by(engine).tokenizer.encode("Once upon")
     assert driver.all({"prompt": "Once upon", "max_tokens": 8}) == driver.all({"prompt": ids, "max_tokens": 8})
 
 
 def test_a_chat_is_put_into_the_template(engine: GenerateEngine) -> None:
     driver = Driver(engine)
     asked = [{"role": "user", "content": "hello"}]
-    ids = engine._loaded.tokenizer.encode("<user>hello</s><assistant>", add_special_tokens=False)
+    ids = loaded_by(engine).tokenizer.encode("<user>hello</s><assistant>", add_special_tokens=False)
     chat = driver.submit({"messages": asked, "max_tokens": 8}, op="chat")
     plain = driver.submit({"prompt": ids, "max_tokens": 8})
     driver.run(chat, plain)
@@ -165,14 +165,14 @@ def test_a_sampler_that_raises_ends_its_own_request_only(
     driver = Driver(engine)
     neighbour = driver.submit({"prompt": "Once", "max_tokens": 8, "temperature": 1.0, "seed": 1})
     bad = driver.submit({"prompt": "Once", "max_tokens": 8, "temperature": 1.0, "seed": 666})
-    choose = engine._make_sampler._choose
+    choose = engine._make_sampler.__call__
 
-    def failing(self: object, logprobs: object, position: int) -> object:
-        if self._sampling.seed == 666 and position == 3:  # type: ignore[attr-defined]
+    def failing(self: Any, logprobs: Any) -> Any:
+        if self._sampling.seed == 666 and self.position == 3:
             raise RuntimeError("as asked")
-        return choose(self, logprobs, position)  # type: ignore[arg-type]
+        return choose(self, logprobs)
 
-    monkeypatch.setattr(engine._make_sampler, "_choose", failing)
+    monkeypatch.setattr(engine._make_sampler, "__call__", failing)
     error = driver.error(bad)
     assert isinstance(error, EngineError)
     assert "as asked" in error.message
@@ -189,7 +189,7 @@ def test_a_cancelled_request_leaves_at_the_next_step(engine: GenerateEngine) -> 
     seen = len(driver.chunks[goes])
     driver.run(stays)
     assert seen == len(driver.chunks[goes])
-    assert 1 == len({row.job for row in engine._by_uid.values()} | {stays})
+    assert 0 == len(texts_of(engine))
 
 
 def test_more_requests_than_rows_are_all_answered(engine: GenerateEngine) -> None:
@@ -200,7 +200,7 @@ def test_more_requests_than_rows_are_all_answered(engine: GenerateEngine) -> Non
 
 def test_an_interactive_prompt_is_read_before_bulk_ones_that_came_first(engine: GenerateEngine) -> None:
     driver = Driver(engine)
-    bulk = [driver.submit({"prompt": f"bulk {i}", "max_tokens": 3}, lane=2) for i in range(40)]
+    bulk = [driver.submit({"prompt": f"bulk {i} " * 50, "max_tokens": 3}, lane=2) for i in range(40)]
     urgent = driver.submit({"prompt": "urgent", "max_tokens": 3}, lane=0)
     driver.run(urgent)
     assert sum(job in driver.ends for job in bulk) < 20
@@ -217,14 +217,16 @@ def test_a_step_that_raises_fails_its_jobs_and_the_engine_goes_on(engine: Genera
     def failing() -> None:
         raise RuntimeError("as asked")
 
-    engine._generator.next = failing
-    driver.turn()
+    for batch in texts_of(engine)._decoder._batches:
+        batch.step = failing
+    while not set(doomed) <= set(driver.ends):
+        driver.turn()
     assert all("as asked" in driver.error(job).message for job in doomed)
     driver.turn()
     late = driver.submit({"prompt": "late", "max_tokens": 5})
     driver.run(late, *waiting)
     assert 5 == len(driver.tokens(late))
-    assert engine._by_uid == engine._rows == {}
+    assert 0 == len(texts_of(engine)) == len(texts_of(engine)._decoder)
 
 
 def test_logits_that_are_no_numbers_end_their_own_text_only(

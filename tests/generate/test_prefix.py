@@ -6,7 +6,7 @@ import pytest
 
 from mlx_mesh_worker.engines.generate import GenerateEngine
 from mlx_mesh_worker.engines.generate.prefix import PrefixCache
-from tests.generate.driver import Driver
+from tests.generate.driver import Driver, texts_of
 
 pytestmark = pytest.mark.slow
 
@@ -22,7 +22,7 @@ def test_a_prompt_that_begins_alike_is_read_from_where_it_differs(engine: Genera
     driver.run(second)
     usage = driver.ends[second]["usage"]
     assert usage["prompt"] - 6 < usage["cached"] < usage["prompt"]
-    engine._prefixes.clear()
+    texts_of(engine).prefixes.clear()
     assert driver.tokens(second) == fresh.all({"prompt": START + "Two", "max_tokens": 8})[0]
 
 

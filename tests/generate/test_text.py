@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from mlx_mesh_worker.engines.generate import GenerateEngine
 from mlx_mesh_worker.engines.generate.text import TextStream
+from tests.generate.driver import loaded_by
 
 
 class Letters:
@@ -54,7 +55,7 @@ def test_the_text_ends_before_the_first_stop_string(text: str, stops: list[str])
 
 def test_no_character_is_given_out_in_halves(engine: GenerateEngine) -> None:
     text = "é 机🚀 ende"
-    stream = TextStream(engine._loaded.detokenizer(), ())
-    found = [stream.add(token) for token in engine._loaded.tokenizer.encode(text)] + [stream.finish()]
+    stream = TextStream(loaded_by(engine).detokenizer(), ())
+    found = [stream.add(token) for token in loaded_by(engine).tokenizer.encode(text)] + [stream.finish()]
     assert text == "".join(found)
     assert not any("\ufffd" in piece for piece in found)

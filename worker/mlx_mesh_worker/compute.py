@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mlx_mesh_worker.declared import check_declared, checked_about, fit_counters
 from mlx_mesh_worker.engines import find_engine
@@ -44,6 +44,7 @@ class Compute:
         record: the flight recorder; its ``begin`` and ``end`` are called by the thread that computes.
         report: gets the text of tracebacks.
         wake: called when there are outcomes, when the engine is ready, and when it broke.
+        options: the engine's own settings, if it has any.
 
     Attributes:
         engine: None until its class was found.
@@ -60,8 +61,10 @@ class Compute:
         record: Record,
         report: Callable[[str], None],
         wake: Callable[[], None],
+        options: Any = None,
     ) -> None:
         self._settings = settings
+        self._options = options
         self._record = record
         self._report = report
         self._wake = wake
@@ -89,6 +92,8 @@ class Compute:
         before = time.monotonic()
         cls = find_engine(self._settings.engine)
         self.engine = cls(self._settings.model)
+        if self._options is not None:
+            self.engine.settings = self._options
         check_declared(self.engine)
         self.phases.import_ms = (time.monotonic() - before) * 1e3
         if cls.inline:
@@ -153,9 +158,14 @@ class Compute:
                 self._measure(now)
 
     def _rest(self) -> None:
-        """Wait for something to do; what the last steps changed is measured meanwhile, as soon as it is due."""
-        left = max(0.0, self._measure_due - time.monotonic()) if self._worked else None
-        if self._go.wait(left):
+        """Wait for something to do, or until the engine or what the last steps changed is to be looked at again."""
+        assert self.engine is not None  # noqa: S101  it is loaded
+        now = time.monotonic()
+        again = self.engine.idle(now)
+        waits = [] if again is None else [again]
+        if self._worked:
+            waits.append(max(0.0, self._measure_due - now))
+        if self._go.wait(min(waits, default=None)):
             self._go.clear()
         else:
             self._measure(time.monotonic())

@@ -1,7 +1,7 @@
 """The one interface between the runner and everything that computes.
 
 All methods are called on the compute thread, one at a time, in this order: ``load``, ``warm``, then any mix of
-``admit``, ``cancel``, ``trim`` and ``step``. MLX streams belong to a thread, so no other thread may touch MLX.
+``admit``, ``cancel``, ``trim``, ``idle`` and ``step``. MLX streams belong to a thread: no other one may touch MLX.
 """
 
 from __future__ import annotations
@@ -76,6 +76,9 @@ class Engine(ABC):
     inline: ClassVar[bool] = False
     """True when a step takes microseconds: the runner then computes on the I/O thread and saves two thread switches."""
 
+    settings: Any = None
+    """Of the engines that come with mlx-mesh: their section of ``mesh.toml``, set before ``load``."""
+
     mark: Callable[[Iterable[Job]], None]
     """Set by the runner. ``step`` calls it with the jobs it is about to compute, so that a crash is blamed on these."""
 
@@ -103,6 +106,10 @@ class Engine(ABC):
 
     def trim(self, level: int) -> None:  # noqa: B027  likewise
         """Give memory back: 1 clears caches, 2 also shrinks batches."""
+
+    def idle(self, now: float) -> float | None:
+        """Do what is to be done while no job is there; return in how many seconds to be asked again, None if never."""
+        return None
 
     def memory(self) -> dict[str, int]:
         """Return figures in bytes for BEAT, such as ``mlx_active``, ``mlx_cache`` and ``mlx_peak``."""

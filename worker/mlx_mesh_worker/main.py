@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 import traceback
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mlx_mesh_wire.logs import log, set_up
 from mlx_mesh_wire.paths import ensure_run_dir, ipc_endpoint, run_dir
 from mlx_mesh_wire.settings import SettingsError, add_flags, config_file, load_settings
 from mlx_mesh_worker.engine import EngineBrokenError, EngineLoadError
+from mlx_mesh_worker.engines import settings_of
 from mlx_mesh_worker.settings import WorkerSettings, check_settings
 from mlx_mesh_worker.shell import Shell, install_signals
 
@@ -29,14 +30,14 @@ LOAD_HINT = "it is started again; an engine that this does not help should raise
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a worker until SIGTERM; return the exit status."""
     try:
-        settings = _settings(argv)
+        settings, options = _settings(argv)
         directory = run_dir()
         ensure_run_dir(directory)
     except (SettingsError, ValueError, OSError) as error:
         print(f"mlx-mesh-worker: {error}", file=sys.stderr)  # noqa: T201  the log is not set up yet
         return EXIT_USAGE
     set_up(settings.log_level, settings.log_format)
-    shell = Shell(settings, settings.broker or ipc_endpoint("backend"), directory)
+    shell = Shell(settings, settings.broker or ipc_endpoint("backend"), directory, options)
     install_signals(shell)
     try:
         return shell.run()
@@ -55,16 +56,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_BROKEN
 
 
-def _settings(argv: Sequence[str] | None) -> WorkerSettings:
+def _settings(argv: Sequence[str] | None) -> tuple[WorkerSettings, Any]:
+    """Return the worker's settings, and its engine's own if it has any; which flags there are depends on the engine."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    add_flags(first, WorkerSettings)
+    known, _ = first.parse_known_args(argv)
+    file = config_file()
+    settings = load_settings(WorkerSettings, "worker", file=file, flags=vars(known))
     parser = argparse.ArgumentParser(
         prog="mlx-mesh-worker",
         description="Serve an engine. Every flag may also stand in [worker] of mesh.toml or in "
-        "MLX_MESH_WORKER_<NAME>; MLX_MESH_RUN_DIR says where the broker is.",
+        "MLX_MESH_WORKER_<NAME>; MLX_MESH_RUN_DIR says where the broker is. With --engine generate, --help shows the "
+        "flags of that engine too.",
     )
     add_flags(parser, WorkerSettings)
-    settings = load_settings(WorkerSettings, "worker", file=config_file(), flags=vars(parser.parse_args(argv)))
+    own = settings_of(settings.engine)
+    if own is not None:
+        section = f"[{settings.engine}] of mesh.toml, or MLX_MESH_{settings.engine.upper()}_<NAME>"
+        add_flags(parser.add_argument_group(f"engine {settings.engine}", section), own)
+    flags = vars(parser.parse_args(argv))
     check_settings(settings)
-    return settings
+    options = None if own is None else load_settings(own, settings.engine, file=file, flags=flags)
+    return settings, options
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import secrets
 import signal
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import zmq
 
@@ -52,7 +52,7 @@ RECONNECT_MAX_MS = 500
 class Shell:
     """One worker process."""
 
-    def __init__(self, settings: WorkerSettings, endpoint: str, run_dir: Path) -> None:
+    def __init__(self, settings: WorkerSettings, endpoint: str, run_dir: Path, options: Any = None) -> None:
         self._settings = settings
         self._endpoint = endpoint
         self._instance = secrets.token_bytes(limits.SESSION_BYTES)
@@ -60,7 +60,11 @@ class Shell:
         self._wake = Wake()
         self._record = Record(self._recorder.begin, self._recorder.end)
         self._compute = Compute(
-            settings, self._record, lambda text: log("error", "engine_error", traceback=text), self._wake.set
+            settings,
+            self._record,
+            lambda text: log("error", "engine_error", traceback=text),
+            self._wake.set,
+            options,
         )
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._terms = 0

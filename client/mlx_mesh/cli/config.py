@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 SETTINGS = {
     "broker": ("mlx_mesh_broker.settings", "BrokerSettings"),
     "worker": ("mlx_mesh_worker.settings", "WorkerSettings"),
+    "generate": ("mlx_mesh_worker.engines.generate.settings", "GenerateSettings"),
 }
 """Section of ``mesh.toml`` to where its fields are described. By name: a client does without broker and worker."""
 

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import sys
 from pathlib import Path
+from typing import Any
 
 from mlx_mesh_worker.engine import Engine, EngineLoadError
 
@@ -17,8 +18,17 @@ BUILT_IN = {
 NEEDS = {"embed": ("mlx", "tokenizers"), "generate": ("mlx", "mlx_lm")}
 """What the extra ``worker`` brings for them."""
 
+SETTINGS = {"generate": "mlx_mesh_worker.engines.generate.settings:GenerateSettings"}
+"""Where the settings of those are described that have any; the section of ``mesh.toml`` has the engine's name."""
+
 ALLOWED = f"{', '.join(BUILT_IN)} or package.module:Class"
 """What ``--engine`` may say."""
+
+
+def settings_of(name: str) -> type[Any] | None:
+    """Return the class of an engine's own settings, or None if it has none."""
+    module, _, cls = SETTINGS.get(name, "").partition(":")
+    return getattr(importlib.import_module(module), cls) if module else None
 
 
 def find_engine(name: str) -> type[Engine]:

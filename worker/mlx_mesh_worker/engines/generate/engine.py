@@ -1,220 +1,212 @@
-"""The ``generate`` engine: continuous batching by mlx-lm's BatchGenerator, one step at a time."""
+"""The ``generate`` engine: text from one or several decoder models, one step at a time."""
 
 from __future__ import annotations
 
-import time
-from typing import TYPE_CHECKING, Any, Final
+import struct
+from typing import TYPE_CHECKING, Any
 
-from mlx_mesh_wire import EngineError, InvalidRequestError
+from mlx_mesh_wire import EngineError, InvalidRequestError, MeshError, MeshOutOfMemoryError
 from mlx_mesh_wire.logs import log
 from mlx_mesh_worker.blas import HINT, REFERENCE, load_blas
-from mlx_mesh_worker.engine import Engine, Failure, Output
-from mlx_mesh_worker.engines.generate.loader import LoadedModel, load_model
+from mlx_mesh_worker.engine import Engine, EngineLoadError, Failure, Output
+from mlx_mesh_worker.engines.generate.loader import find
 from mlx_mesh_worker.engines.generate.request import parse_body
 from mlx_mesh_worker.engines.generate.row import Row
+from mlx_mesh_worker.engines.generate.settings import GenerateSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
+    from mlx_mesh_worker.engines.generate.models import Models, Served
     from mlx_mesh_worker.job import Job
 
-ROWS_MAX: Final = 32
-"""Texts that are generated together. On small models more add little throughput and slow each one down."""
-
-PREFILL_ROWS: Final = 4
-"""Prompts that are read together, and wait inside the generator at most; further ones wait here, in order of lanes."""
-
-GAP_TARGET_S: Final = 0.05
-"""Reading a prompt must not hold up running texts for longer than this between two of their tokens."""
-
-PREFILL_MIN: Final = 16
-PREFILL_MAX: Final = 2048
-SMOOTHING: Final = 0.3
-"""Weight of the newest step in the measured time per token of a prompt."""
-
-WARM_PROMPT: Final = 32
+PREEMPTING = 2
+"""Beside its rows an engine takes a further half as many jobs: those that may take the places of bulk texts."""
 
 
 class GenerateEngine(Engine):
-    """Text from decoder models in the format of mlx-lm."""
+    """Text from decoder models in the format of mlx-lm.
+
+    Args:
+        model: one or several models, with commas between them; the first is the default.
+    """
 
     ops = ("generate", "chat")
-    slots = ROWS_MAX
+    resumes = True
 
     def __init__(self, model: str = "") -> None:
         super().__init__(model)
-        self._rows: dict[Job, Row] = {}
-        self._by_uid: dict[int, Row] = {}
-        self._waiting: dict[Job, Row] = {}
-        self._prefill = PREFILL_MAX
-        self._token_s = 0.0
-        self._generator: Any = None
+        self.settings = GenerateSettings()
+        self._cold: list[Job] = []
+        self._marked: list[Job] = []
+        self._turn = 0
+        self._models: Models
 
     def load(self) -> None:
-        """Load the model, quantised or not, by mlx-lm."""
+        """Find all models, load the first, quantised or not, by mlx-lm.
+
+        Raises:
+            EngineLoadError: naming the model, file or setting at fault.
+        """
         blas = load_blas()
         if blas == REFERENCE:
             log("warning", "slow_blas", hint=HINT)
-        self._loaded: LoadedModel = load_model(self.model)
-        self.models = self._loaded.names
+        allowed = [find(name.strip()) for name in self.model.split(",")]
+        self.models = tuple(name for found in allowed for name in found.names)
+        if len(set(self.models)) < len(self.models):
+            raise EngineLoadError(f"--model names a model twice: {', '.join(self.models)}")
         # MLX is imported late, after the BLAS that it is to use.
         import mlx.core as mx
 
-        from mlx_mesh_worker.engines.generate.prefix import PrefixCache
+        from mlx_mesh_worker.engines.generate.budget import apply_limits
+        from mlx_mesh_worker.engines.generate.models import Models
         from mlx_mesh_worker.engines.generate.sampling import Sampler, processors
         from mlx_mesh_worker.engines.generate.text import TextStream
 
         self._mx = mx
-        self._prefixes = PrefixCache()
         self._make_sampler, self._processors, self._make_text = Sampler, processors, TextStream
+        apply_limits(self.settings)
+        self._models = Models(allowed, self.settings, self._marking)
+        first = self._models.load()
+        rows = 1 if first.loaded.alone and len(allowed) == 1 else self.settings.rows
+        self.slots = rows + rows // PREEMPTING
+        self.bulk_slots = rows
 
-    def warm(self) -> None:
-        """Read a prompt and generate two tokens."""
-        generator = self._start()
-        generator.insert([[0] * WARM_PROMPT], max_tokens=[2])
-        while generator.next() != ([], []):
-            pass
+    def about(self) -> dict[str, str]:
+        """Return how texts are batched, for each model in memory."""
+        found = {}
+        for served in self._models:
+            alone = served.loaded.alone
+            found[f"batching {served.loaded.names[0]}"] = f"one at a time: {alone}" if alone else "continuous"
+        return found
 
     def admit(self, job: Job) -> None:
-        """Check the body and tokenise the prompt."""
-        loaded = self._loaded
-        body = parse_body(job.op, job.value(), loaded.vocabulary)
-        prompt = loaded.prompt_of(job.op, body)
-        if len(prompt) >= loaded.context:
-            name = "prompt" if job.op == "generate" else "messages"
-            text = f"{name} has {len(prompt)} tokens, the model reads {loaded.context} with the answer"
-            raise InvalidRequestError(text, details={"field": name, "tokens": len(prompt), "limit": loaded.context})
-        stream = self._make_text(loaded.detokenizer(), body.stop)
-        row = Row(job, body, prompt, self._make_sampler(body.sampling), stream)
-        self._rows[job] = self._waiting[job] = row
+        """Check the body and tokenise the prompt; if the model is not in memory, both are done when it is."""
+        served = self._models.get(job.model)
+        if served is None:
+            self._cold.append(job)
+        else:
+            self._admit(job, served)
 
     def cancel(self, job: Job) -> None:
-        """Take the row out of the batch, in whatever stage it is."""
-        row = self._rows.pop(job, None)
-        self._waiting.pop(job, None)
-        if row is not None and self._by_uid.pop(row.uid, None) is not None:
-            self._generator.remove([row.uid])
+        """Take the text out, wherever it is."""
+        if job in self._cold:
+            self._cold.remove(job)
+        for served in self._models:
+            served.texts.cancel(job)
 
     def step(self) -> Sequence[Output]:
-        """Let waiting prompts in, then do one step: a token for each running text, a piece of the prompts."""
-        generator = self._generator or self._start()
-        self._let_in(generator)
-        self.mark([row.job for row in self._by_uid.values()])
-        before = time.monotonic()
+        """Load a model that is asked for, or do a step of one that has texts, each in turn."""
+        if self._cold:
+            return self._warm_up()
+        busy = [served for served in self._models if len(served.texts)]
+        if not busy:
+            return []
+        self._turn += 1
+        served = busy[self._turn % len(busy)]
         try:
-            reading, came = generator.next()
-        except Exception:
-            self._generator = None  # What it holds is in an unknown state.
-            self._by_uid.clear()
-            raise
-        now = time.monotonic()
-        self._pace(generator, reading, len(came), now - before)
-        outputs: list[Output] = []
-        sound = self._sound(came)
-        for response, finite in zip(came, sound, strict=True):
-            outputs += self._take(self._by_uid[response.uid], response, finite, now)
-        return outputs
+            return served.texts.step()
+        except RuntimeError as error:
+            if not any(word in str(error).lower() for word in ("memory", "malloc", "allocate")):
+                raise
+            return self._out_of_memory(served, error)
 
     def trim(self, level: int) -> None:
-        """Clear MLX's cache of freed buffers; level 2 also forgets all prefixes."""
+        """Clear MLX's cache of freed buffers and read in smaller pieces; level 2 also forgets all prefixes."""
+        for served in self._models:
+            served.texts.trim(level)
         self._mx.clear_cache()
-        if level > 1:
-            self._prefixes.clear()
+
+    def idle(self, now: float) -> float | None:
+        """Let go of models that nobody used for long."""
+        return self._models.let_go(now)
 
     def memory(self) -> dict[str, int]:
         """Return MLX's own counters and what key-value caches take, in bytes."""
         mx = self._mx
-        generating = self._generator.prompt_cache_nbytes if self._generator is not None else 0
         return {
             "mlx_active": mx.get_active_memory(),
             "mlx_cache": mx.get_cache_memory(),
             "mlx_peak": mx.get_peak_memory(),
-            "kv": int(generating),
-            "prefix_cache": self._prefixes.nbytes,
+            "kv": sum(served.texts.nbytes for served in self._models),
+            "prefix_cache": sum(served.texts.prefixes.nbytes for served in self._models),
         }
 
-    def _start(self) -> Any:
-        from mlx_lm.generate import BatchGenerator
+    def counters(self) -> dict[str, int]:
+        """Return hits and saved tokens of the prefix caches, preemptions, tokens read and generated."""
+        return self._models.counters()
 
-        generator: Any = BatchGenerator(
-            self._loaded.model,
-            stop_tokens=[[token] for token in self._loaded.end_tokens],
-            completion_batch_size=ROWS_MAX,
-            prefill_batch_size=PREFILL_ROWS,
-            prefill_step_size=self._prefill,
+    def warm_models(self) -> Sequence[str]:
+        """Return the names of the models in memory."""
+        return self._models.warm
+
+    def _admit(self, job: Job, served: Served) -> None:
+        loaded = served.loaded
+        body = parse_body(job.op, job.value(), loaded.vocabulary)
+        prompt = loaded.prompt_of(job.op, body)
+        given = _given(job, loaded.vocabulary)
+        most = min(body.max_tokens, loaded.context - len(prompt.tokens))
+        changes: list[Any] = self._processors(body.sampling)
+        if body.json_schema is not None:
+            changes.append(loaded.schemas.processor(loaded.schemas.compile(body.json_schema), len(prompt.tokens)))
+        sampler = self._make_sampler(body.sampling, len(given)) if body.sampling.temperature else None
+        text = self._make_text(loaded.detokenizer(), body.stop)
+        row = Row(job, body, prompt, given=given, most=most, sampler=sampler, processors=changes, text=text)
+        served.texts.admit(row)
+
+    def _marking(self, jobs: Iterable[Job]) -> None:
+        self._marked = list(jobs)
+        self.mark(self._marked)
+
+    def _out_of_memory(self, served: Served, error: RuntimeError) -> list[Output]:
+        """Fail the texts of a step for which MLX found no memory, and give back what can be given back."""
+        for job in self._marked:
+            served.texts.cancel(job)
+        served.texts.prefixes.clear()
+        self._mx.clear_cache()
+        figures = {name: count for name, count in self.memory().items() if name.startswith("mlx")}
+        text = f"MLX found no memory for this step: {error}"[:800]
+        return [Failure(job, MeshOutOfMemoryError(text, details=figures)) for job in self._marked]
+
+    def _warm_up(self) -> list[Output]:
+        """Load the model that the first of the waiting jobs asks for; take in all that wait for it."""
+        name = self._cold[0].model
+        jobs = [job for job in self._cold if job.model == name]
+        self._marking(jobs)
+        served = self._models.get(name)
+        failure: MeshError | None = None
+        if served is None:
+            try:
+                served = self._models.load(name)
+            except MeshError as error:
+                failure = error
+            except EngineLoadError as error:
+                failure = EngineError(str(error)[:800])
+        outputs: list[Output] = []
+        for job in jobs:
+            self._cold.remove(job)
+            if served is None:
+                assert failure is not None  # noqa: S101  it was not loaded
+                outputs.append(Failure(job, failure))
+                continue
+            try:
+                self._admit(job, served)
+            except MeshError as error:
+                outputs.append(Failure(job, error))
+        return outputs
+
+
+def _given(job: Job, vocabulary: int) -> list[int]:
+    """Return the tokens that the reader of a stream has from an earlier attempt."""
+    state = job.state
+    if state is None:
+        return []
+    if len(state) % 4:
+        raise InvalidRequestError(
+            f"the state has {len(state)} bytes; allowed: token ids of 4 bytes each", details={"field": "state"}
         )
-        generator.close()  # Its constructor raises the wired limit of the whole process; that is not its business.
-        self._generator = generator
-        return generator
-
-    def _let_in(self, generator: Any) -> None:
-        """Give the generator the next prompts, higher lanes first, as many as it can begin with."""
-        reading = sum(not row.first for row in self._by_uid.values())
-        room = min(PREFILL_ROWS - reading, ROWS_MAX - len(self._by_uid))
-        if room <= 0 or not self._waiting:
-            return
-        for row in sorted(self._waiting.values(), key=lambda row: row.job.lane)[:room]:
-            self._insert(generator, row)
-
-    def _insert(self, generator: Any, row: Row) -> None:
-        del self._waiting[row.job]
-        cache, row.cached = self._prefixes.fetch(row.prompt)
-        stops = self._loaded.stop_sequences(row.body.stop_tokens)
-        (row.uid,) = generator.insert(
-            [row.prompt[row.cached :]],
-            max_tokens=[min(row.body.max_tokens, self._loaded.context - len(row.prompt))],
-            caches=[cache],
-            all_tokens=[row.prompt[: row.cached]],
-            samplers=[row.sampler if row.body.sampling.temperature else None],
-            logits_processors=[self._processors(row.body.sampling)],
-            stop_sequences=[stops],
-        )
-        row.began = time.monotonic()
-        self._by_uid[row.uid] = row
-
-    def _pace(self, generator: Any, reading: list[Any], decoding: int, seconds: float) -> None:
-        """Size the next pieces of prompts so that running texts keep their pace."""
-        if not reading or not self._by_uid:
-            return
-        tokens = min(self._prefill, max(len(row.prompt) - row.cached for row in self._by_uid.values())) * len(reading)
-        token_s = seconds / max(1, tokens)
-        self._token_s = token_s if not self._token_s else self._token_s + SMOOTHING * (token_s - self._token_s)
-        wanted = int(GAP_TARGET_S / self._token_s / len(reading)) if decoding else PREFILL_MAX
-        self._prefill = max(PREFILL_MIN, min(PREFILL_MAX, wanted))
-        generator.prefill_step_size = self._prefill
-        generator._prompt_batch.prefill_step_size = self._prefill  # noqa: SLF001  it is handed on only at its making
-
-    def _sound(self, came: list[Any]) -> list[bool]:
-        """Return for each token whether the model gave numbers for it."""
-        if not came:
-            return []
-        mx = self._mx
-        found: list[bool] = mx.isfinite(mx.stack([each.logprobs[each.token] for each in came])).tolist()
-        return found
-
-    def _take(self, row: Row, response: Any, finite: bool, now: float) -> list[Output]:
-        row.first = row.first or now
-        if not finite or row.sampler.error is not None:
-            why = row.sampler.error or "the model gave no finite numbers"
-            return [self._fail(row, f"token {len(row.tokens)}: {why}")]
-        ends = response.finish_reason == "stop"
-        text, tokens = row.advance(response.token, ends=ends)
-        reason = "stop" if row.text.stopped else response.finish_reason
-        if reason is None:
-            return row.chunk(text, tokens)
-        text += row.text.finish()
-        self._leave(row, response)
-        return [*row.chunk(text, tokens), row.result(reason, now, self.models[0])]
-
-    def _fail(self, row: Row, why: str) -> Output:
-        self.cancel(row.job)
-        return Failure(row.job, EngineError(why))
-
-    def _leave(self, row: Row, response: Any) -> None:
-        """Take a row that ended out; what it has read is kept for prompts that begin alike."""
-        del self._rows[row.job], self._by_uid[row.uid]
-        if response.finish_reason is not None:
-            self._prefixes.store(response.all_tokens, response.prompt_cache)
-            return
-        cache, tokens = self._generator.remove([row.uid], return_prompt_caches=True)[row.uid]
-        self._prefixes.store(tokens, cache)
+    tokens = list(struct.unpack(f"<{len(state) // 4}I", state))
+    if any(token >= vocabulary for token in tokens):
+        text = f"the state has token {max(tokens)}; allowed: token ids from 0 to {vocabulary - 1}"
+        raise InvalidRequestError(text, details={"field": "state"})
+    return tokens

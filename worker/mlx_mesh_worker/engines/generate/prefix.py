@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import copy
-from collections import OrderedDict
-from typing import TYPE_CHECKING, Any, Final
+from bisect import bisect_left, insort
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from mlx_lm.models.cache import PromptTrie, can_trim_prompt_cache, trim_prompt_cache
+import numpy as np
+from mlx_lm.models.cache import ChunkedKVCache, can_trim_prompt_cache, trim_prompt_cache
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-PREFIX_MAX_BYTES: Final = 512 * 1024 * 1024
-"""What the caches may take together; the least recently used goes first."""
+    from collections.abc import Iterator, Sequence
 
 PREFIX_MIN_TOKENS: Final = 8
 """A shorter common beginning is read again sooner than it is copied."""
 
-_MODEL: Final = "model"
+_WIDTH: Final = 4
+_TYPE: Final = ">u4"
+"""Big-endian, so that the order of the bytes is that of the tokens."""
+
+
+class _Entry(NamedTuple):
+    cache: list[Any]
+    size: int
+    trimmable: bool
+    system: bool
 
 
 class PrefixCache:
-    """Caches by their tokens.
+    """Caches by their tokens, in lexical order: what shares most with a text stands right beside it.
+
+    Args:
+        max_bytes: what the caches may take together; the least recently used goes first, system prompts last.
 
     Attributes:
         hits: prompts of which a beginning was found.
@@ -29,76 +39,114 @@ class PrefixCache:
         nbytes: what the caches take.
     """
 
-    def __init__(self, max_bytes: int = PREFIX_MAX_BYTES) -> None:
+    def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._trie: Any = _new_trie()
-        self._sizes: OrderedDict[tuple[int, ...], int] = OrderedDict()
+        self._keys: list[bytes] = []
+        self._entries: dict[bytes, _Entry] = {}
         self.hits = 0
         self.saved_tokens = 0
         self.nbytes = 0
 
     def __len__(self) -> int:
-        return len(self._sizes)
+        return len(self._entries)
 
     def fetch(self, tokens: Sequence[int]) -> tuple[list[Any] | None, int]:
         """Return a copy of the cache with the longest common beginning, and how many tokens it holds.
 
-        At least one token of the prompt is left to be read, since the model has to say what follows it.
+        At least one token of the text is left to be read, since the model has to say what follows it.
         """
-        found = self._trie.search(_MODEL, list(tokens))
-        for known in (found.exact, found.longer, found.shorter):
-            if known is None:
-                continue
-            shared = _common(known, tokens)
-            use = min(shared, len(tokens) - 1)
-            cache = self._trie.get(_MODEL, known)
-            if use < PREFIX_MIN_TOKENS or (use < len(known) and not can_trim_prompt_cache(cache)):
-                continue
-            cache = copy.deepcopy(cache)
-            if use < len(known):
-                trim_prompt_cache(cache, len(known) - use)
-            self._sizes.move_to_end(tuple(known))
-            self.hits += 1
-            self.saved_tokens += use
-            return cache, use
-        return None, 0
+        asked = _key(tokens)
+        best, use = b"", PREFIX_MIN_TOKENS - 1
+        for key in self._relatives(asked):
+            shared = min(_common(key, asked), len(tokens) - 1)
+            if shared > use and (self._entries[key].trimmable or shared == _length(key)):
+                best, use = key, shared
+        if not best:
+            return None, 0
+        entry = self._entries.pop(best)
+        self._entries[best] = entry  # Behind the others: it was used last.
+        cache = copy.deepcopy(entry.cache)
+        if use < _length(best):
+            trim_prompt_cache(cache, _length(best) - use)
+        self.hits += 1
+        self.saved_tokens += use
+        return cache, use
 
-    def store(self, tokens: Sequence[int], cache: list[Any]) -> None:
-        """Keep the cache of a text; those of its beginnings are in it."""
+    def store(self, tokens: Sequence[int], cache: list[Any], *, system: bool = False) -> None:
+        """Keep the cache of a text, which nobody else may change; shorter ones that it holds too are dropped.
+
+        Args:
+            tokens: exactly those in the cache.
+            cache: one for each layer.
+            system: it is a system prompt, with which many texts begin.
+        """
         size = sum(layer.nbytes for layer in cache)
         if len(tokens) < PREFIX_MIN_TOKENS or size > self._max_bytes // 2:
             return
-        key = tuple(tokens)
-        if key in self._sizes:
-            self._drop(key)
-        self._trie.add(_MODEL, list(tokens), cache)
-        self._sizes[key] = size
+        key = _key(tokens)
+        system = system or (key in self._entries and self._entries[key].system)
+        self._drop(key)
+        # mlx-lm's chunked cache says that it can be trimmed, but its layers differ afterwards.
+        trimmable = can_trim_prompt_cache(cache) and not any(isinstance(layer, ChunkedKVCache) for layer in cache)
+        if trimmable and not system:
+            for other in [o for o in self._relatives(key) if key.startswith(o) and not self._entries[o].system]:
+                self._drop(other)
+        insort(self._keys, key)
+        self._entries[key] = _Entry(cache, size, trimmable, system)
         self.nbytes += size
-        if can_trim_prompt_cache(cache):
-            for length, _ in self._trie.pop_prefixes(_MODEL, list(tokens)):
-                self._forget(key[:length])
-        while self.nbytes > self._max_bytes:
-            self._drop(next(iter(self._sizes)))
+        self.shrink(self._max_bytes)
+
+    def shrink(self, max_bytes: int) -> None:
+        """Forget what was used longest ago until the rest takes so much at most."""
+        if self.nbytes <= max_bytes:
+            return
+        for key in sorted(self._entries, key=lambda key: self._entries[key].system):  # stable: by age within each
+            self._drop(key)
+            if self.nbytes <= max_bytes:
+                return
 
     def clear(self) -> None:
         """Forget all."""
-        self._trie = _new_trie()
-        self._sizes.clear()
+        self._keys.clear()
+        self._entries.clear()
         self.nbytes = 0
 
-    def _drop(self, key: tuple[int, ...]) -> None:
-        self._trie.pop(_MODEL, list(key))
-        self._forget(key)
+    def _relatives(self, key: bytes) -> Iterator[bytes]:
+        """Yield the key behind, and those in front that share ever less with it: its beginnings are among them."""
+        place = bisect_left(self._keys, key)
+        if place < len(self._keys):
+            yield self._keys[place]
+        end = key
+        while True:
+            place = bisect_left(self._keys, end + b"\0") - 1
+            if place < 0 or not self._keys[place]:
+                return
+            found = self._keys[place]
+            yield found
+            shared = min(_common(found, key), _length(found)) * _WIDTH
+            # What comes next is a beginning of both, or shares even less.
+            end = key[: min(shared, len(found) - _WIDTH)] if found == key[: len(found)] else key[:shared]
+            if not end:
+                return
 
-    def _forget(self, key: tuple[int, ...]) -> None:
-        self.nbytes -= self._sizes.pop(key)
+    def _drop(self, key: bytes) -> None:
+        entry = self._entries.pop(key, None)
+        if entry is not None:
+            self.nbytes -= entry.size
+            del self._keys[bisect_left(self._keys, key)]
 
 
-def _common(known: Sequence[int], tokens: Sequence[int]) -> int:
-    differ = (n for n, (a, b) in enumerate(zip(known, tokens, strict=False)) if a != b)
-    return next(differ, min(len(known), len(tokens)))
+def _key(tokens: Sequence[int]) -> bytes:
+    return np.asarray(tokens, _TYPE).tobytes()
 
 
-def _new_trie() -> Any:
-    make: Any = PromptTrie  # mlx-lm has no types
-    return make()
+def _length(key: bytes) -> int:
+    return len(key) // _WIDTH
+
+
+def _common(one: bytes, other: bytes) -> int:
+    """Return how many tokens two texts begin with alike."""
+    count = min(len(one), len(other)) // _WIDTH
+    differ = np.frombuffer(one, _TYPE, count) != np.frombuffer(other, _TYPE, count)
+    place = int(differ.argmax()) if count else 0
+    return place if count and differ[place] else count

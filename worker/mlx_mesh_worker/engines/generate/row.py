@@ -1,73 +1,153 @@
-"""A request that is being generated: one row of the batch."""
+"""A text that is being generated, from its request to its last token."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from mlx_mesh_worker.engine import Chunk, Result
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mlx_mesh_worker.engine import Output
+    from mlx_mesh_worker.engines.generate.batch import Token
+    from mlx_mesh_worker.engines.generate.loader import Prompt
     from mlx_mesh_worker.engines.generate.request import GenerateBody
     from mlx_mesh_worker.engines.generate.sampling import Sampler
     from mlx_mesh_worker.engines.generate.text import TextStream
     from mlx_mesh_worker.job import Job
 
+SOLO_TOKENS: Final = 8
+"""A suspect that has come so far beyond where it began is cleared: what kills does so at the same place again."""
+
+HELD_MAX: Final = 256
+"""Tokens that are generated ahead of a reader that grants no credit; then the text is paused."""
+
 
 class Row:
     """A job, what it asked for, and how far it is.
 
+    Args:
+        job: whose text this is.
+        body: what was asked for.
+        prompt: token ids, and how many of them are a system prompt.
+        given: token ids that the reader has from an earlier attempt; the text goes on behind them.
+        most: tokens that may be generated, those given included.
+        sampler: chooses the tokens; None takes the likeliest.
+        processors: change the logits first.
+        text: turns tokens into text.
+
     Attributes:
-        prompt: token ids.
-        cached: tokens of the prompt that came from the prefix cache.
-        uid: its number in the generator; -1 while it waits.
+        context: all tokens: prompt, then generated.
         tokens: generated so far, without the one that ends the text.
+        cache: what the model has read, while the row is in no batch, and ``fed`` how many tokens of the context.
+        cached: tokens of the context that came from the prefix cache.
         began: when its prompt began to be read, and ``first`` when its first token came, by the engine's clock.
+        reserved: bytes that it may come to take.
+        solo: it must have steps of its own, since it is suspected of killing workers.
     """
 
-    def __init__(self, job: Job, body: GenerateBody, prompt: list[int], sampler: Sampler, text: TextStream) -> None:
+    def __init__(
+        self,
+        job: Job,
+        body: GenerateBody,
+        prompt: Prompt,
+        *,
+        given: list[int],
+        most: int,
+        sampler: Sampler | None,
+        processors: list[Callable[..., Any]],
+        text: TextStream,
+    ) -> None:
         self.job = job
         self.body = body
-        self.prompt = prompt
+        self.prompt = prompt.tokens
+        self.system = prompt.system
+        self.context = [*prompt.tokens, *given]
         self.sampler = sampler
+        self.processors = processors
         self.text = text
+        self.tokens = list(given)
+        self._most = most
+        self.cache: list[Any] | None = None
+        self.fed = 0
         self.cached = 0
-        self.uid = -1
-        self.tokens: list[int] = []
-        self.pieces: list[str] = []
         self.began = 0.0
         self.first = 0.0
+        self.reserved = 0
+        self.solo = job.alone
+        self._given = len(given)
+        self._pieces: list[str] = []
+        self._held: list[Token] = []
+        for token in given:
+            text.add(token)
 
-    def advance(self, token: int, *, ends: bool) -> tuple[str, list[int]]:
-        """Take in a token; return the text and the tokens to give out for it.
+    @property
+    def rest(self) -> int:
+        """Tokens that are to be read before it can join a batch."""
+        return len(self.context) - 1 - self.fed
 
-        Each token gives exactly one chunk, even one that shows no text yet: a stream that is run again has the same
-        chunks under the same numbers.
-        """
-        shown = [] if ends else [token]
-        text = "" if ends else self.text.add(token)
-        self.tokens += shown
-        return text, shown
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its own cache."""
+        return sum(int(layer.nbytes) for layer in self.cache or ())
 
-    def chunk(self, text: str, tokens: list[int]) -> list[Output]:
-        """Return the chunk of a stream; a request without one collects its text instead."""
-        if self.job.stream:
-            return [Chunk(self.job, {"text": text, "tokens": tokens})]
-        self.pieces.append(text)
-        return []
+    @property
+    def remaining(self) -> int:
+        """Tokens that may still be generated."""
+        return self._most - len(self.tokens)
+
+    @property
+    def cleared(self) -> bool:
+        """Whether it was suspected, and has shown since that it does no harm."""
+        return self.solo and len(self.tokens) >= self._given + SOLO_TOKENS
+
+    @property
+    def paused(self) -> bool:
+        """Whether its reader is so far behind that generating more is of no use."""
+        return self.job.blocked and len(self._held) >= HELD_MAX
+
+    def advance(self, token: Token, end_tokens: frozenset[int]) -> str | None:
+        """Take in a token; return why the text ends with it, or None if it does not."""
+        self.context.append(token.token)
+        if token.token in end_tokens or token.token in self.body.stop_tokens:
+            return "stop"
+        self.tokens.append(token.token)
+        self._held.append(token)
+        self._pieces.append(self.text.add(token.token))
+        if self.text.stopped:
+            return "stop"
+        return None if self.remaining > 0 else "length"
+
+    def chunk(self) -> list[Output]:
+        """Return what the reader has not been given yet as a chunk; nothing if it has no room, or wants all at once."""
+        if not self.job.stream or self.job.blocked or not self._held:
+            return []
+        return [Chunk(self.job, self._taken())]
 
     def result(self, reason: str, now: float, model: str) -> Output:
-        """Return the end: why, how much, how long."""
+        """Return the end: why, how much, how long, and the text and tokens that were in no chunk."""
+        self._pieces.append(self.text.finish())
         value: dict[str, Any] = {
+            **self._taken(),
             "finish_reason": reason,
             "model": model,
             "usage": {"prompt": len(self.prompt), "cached": self.cached, "completion": len(self.tokens)},
             "timings": {
-                "queue_ms": (self.began - self.job.accepted) * 1e3,
-                "prefill_ms": (self.first - self.began) * 1e3,
-                "decode_ms": (now - self.first) * 1e3,
+                "queue_ms": max(0.0, self.began - self.job.accepted) * 1e3,
+                "prefill_ms": max(0.0, self.first - self.began) * 1e3,
+                "decode_ms": (now - (self.first or now)) * 1e3,
             },
         }
-        if not self.job.stream:
-            value |= {"text": "".join(self.pieces), "tokens": self.tokens}
         return Result(self.job, value)
+
+    def _taken(self) -> dict[str, Any]:
+        held, self._held = self._held, []
+        pieces, self._pieces = self._pieces, []
+        value: dict[str, Any] = {"text": "".join(pieces), "tokens": [token.token for token in held]}
+        if self.body.logprobs:
+            value["logprobs"] = [
+                {"token": token.token, "logprob": token.logprob, "top": [list(each) for each in token.top or ()]}
+                for token in held
+            ]
+        return value

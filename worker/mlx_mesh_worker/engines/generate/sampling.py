@@ -35,28 +35,17 @@ class Sampler:
     """Chooses the tokens of one request, one for each call.
 
     Attributes:
-        position: how many tokens have been chosen.
-        error: what went wrong; the request is to be ended with it, the batch is not affected.
+        position: how many tokens have been chosen, those of an earlier attempt included.
     """
 
-    def __init__(self, sampling: Sampling) -> None:
+    def __init__(self, sampling: Sampling, position: int = 0) -> None:
         self._sampling = sampling
-        self.position = 0
-        self.error: Exception | None = None
+        self.position = position
 
     def __call__(self, logprobs: mx.array) -> mx.array:
         """Return the token, of shape ``(1,)``, for log probabilities of shape ``(1, vocabulary)``."""
         position, self.position = self.position, self.position + 1
-        try:
-            return self._choose(logprobs, position)
-        except Exception as error:  # noqa: BLE001  the others of the batch are not to suffer
-            self.error = error
-            return mx.argmax(logprobs, axis=-1)
-
-    def _choose(self, logprobs: mx.array, position: int) -> mx.array:
         chosen = self._sampling
-        if not chosen.temperature:
-            return mx.argmax(logprobs, axis=-1)
         if 0 < chosen.top_p < 1:
             logprobs = apply_top_p(logprobs, chosen.top_p)
         if chosen.min_p:

@@ -1,0 +1,123 @@
+"""All running texts of a model, in batches of about equal length."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from mlx_mesh_worker.engines.generate.batch import DecodeBatch
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import mlx.core as mx
+
+    from mlx_mesh_worker.engines.generate.batch import Token
+    from mlx_mesh_worker.engines.generate.row import Row
+
+LOOKAHEAD: Final = 512
+"""Tokens to come for which a row gets room at once; a longer text moves on to a longer batch."""
+
+GRAIN: Final = 256
+WASTE_MAX: Final = 4
+"""A row joins a batch whose rows have up to this many times the room it needs. One more batch is one more pass of the
+model in each step, so few batches are better than little waste."""
+
+
+def capacity_for(tokens: int) -> int:
+    """Return the room of a batch for rows of so many tokens: a multiple of 256, from 1024 on of a quarter of itself."""
+    grain = GRAIN
+    while tokens > 4 * grain:
+        grain *= 2
+    return -(-tokens // grain) * grain
+
+
+def _need(row: Row) -> int:
+    return len(row.context) + min(row.remaining, LOOKAHEAD)
+
+
+class Decoder:
+    """Rows that get a token each in every step, ``most`` of them.
+
+    A row that is suspected of killing workers has a batch and turns of its own, so that nobody else dies with it.
+    """
+
+    def __init__(self, model: Any, most: int) -> None:
+        self._model = model
+        self._most = most
+        self._batches: list[DecodeBatch] = []
+        self._solo: list[DecodeBatch] = []
+        self._solo_next = False
+        self._of: dict[Row, DecodeBatch] = {}
+
+    def __len__(self) -> int:
+        return len(self._of)
+
+    def __contains__(self, row: Row) -> bool:
+        return row in self._of
+
+    @property
+    def rows(self) -> list[Row]:
+        """All rows."""
+        return list(self._of)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all caches."""
+        return sum(batch.nbytes for batch in (*self._batches, *self._solo))
+
+    def join(self, row: Row, cache: Sequence[Any], token: mx.array | int) -> None:
+        """Take a row in: its cache, and the token that comes next into the model."""
+        batch = self._fitting(row)
+        if batch is None:
+            batch = DecodeBatch(self._model, capacity_for(_need(row)), 1 if row.solo else self._most)
+            (self._solo if row.solo else self._batches).append(batch)
+        batch.join(row, cache, token)
+        self._of[row] = batch
+
+    def growth(self, row: Row, others: int) -> int:
+        """Return how many tokens' worth of room is made when this row joins, and so many others of its kind before."""
+        batch = self._fitting(row) or DecodeBatch(self._model, capacity_for(_need(row)), self._most)
+        return batch.growth(1 + others)
+
+    def _fitting(self, row: Row) -> DecodeBatch | None:
+        """Return the batch that a row joins, None for a new one."""
+        need = _need(row)
+        fitting = [batch for batch in self._batches if need <= batch.capacity <= WASTE_MAX * need]
+        return min(fitting, key=lambda batch: batch.capacity) if fitting and not row.solo else None
+
+    def turn(self) -> list[DecodeBatch]:
+        """Return the batches whose turn it is: that of a suspect, or all others."""
+        self._solo_next = bool(self._solo) and (not self._batches or not self._solo_next)
+        if not self._solo_next:
+            return list(self._batches)
+        batch = self._solo.pop(0)
+        self._solo.append(batch)
+        return [batch]
+
+    def flush(self) -> list[Token]:
+        """Return the tokens that were computed and not read."""
+        return [token for batch in (*self._batches, *self._solo) for token in batch.flush()]
+
+    def outgrown(self) -> list[Row]:
+        """Return the rows that have no room for another token; flush, take them out and let them join again."""
+        full = [batch for batch in (*self._batches, *self._solo) if batch.reach > batch.capacity]
+        return [row for batch in full for row in batch.rows if batch.length(row) >= batch.capacity]
+
+    def leave(self, rows: Sequence[Row]) -> None:
+        """Take rows out."""
+        for batch in {id(self._of[row]): self._of[row] for row in rows}.values():
+            batch.leave([row for row in rows if self._of[row] is batch])
+        for row in rows:
+            del self._of[row]
+        self._batches = [batch for batch in self._batches if len(batch)]
+        self._solo = [batch for batch in self._solo if len(batch)]
+
+    def cache_of(self, row: Row) -> tuple[list[Any], int]:
+        """Return a row's cache and how many tokens it holds."""
+        return self._of[row].cache_of(row)
+
+    def clear(self) -> None:
+        """Forget all rows."""
+        self._batches = []
+        self._solo = []
+        self._of = {}

@@ -1,0 +1,74 @@
+"""How much of the prompts is read between two tokens of the running texts."""
+
+from __future__ import annotations
+
+from typing import Final
+
+SHARE: Final = 1.5
+"""Where a step of the running texts takes long itself, prompts take this much of its time on top. Less would leave
+places empty while prompts wait, and a step with few rows takes nearly as long as one with many.
+"""
+
+IDLE_S: Final = 0.1
+"""Longest piece while no text runs: a cancel or a more urgent prompt waits no longer than that."""
+
+PIECE_MIN: Final = 32
+"""A pass of the model costs much the same for so many tokens as for one."""
+
+PIECE_MAX: Final = 4096
+PIECE_FIRST: Final = 64
+"""Before anything was measured."""
+
+PRESSED_MAX: Final = 128
+"""Largest piece under memory pressure: what a model needs for reading grows with the piece."""
+
+PRESSED_S: Final = 30.0
+"""How long one call for memory is heeded."""
+
+SMOOTHING: Final = 0.2
+"""Weight of the newest measurement."""
+
+
+class Pace:
+    """Sizes the pieces from what was measured: a pass takes a fixed time, and some for each token.
+
+    Args:
+        gap_s: time between two tokens of a running text that reading should not exceed.
+
+    Attributes:
+        pass_s: seconds of a pass over one token.
+        token_s: seconds that each further token takes.
+        decode_s: seconds that a step of the running texts takes.
+    """
+
+    def __init__(self, gap_s: float) -> None:
+        self._gap_s = gap_s
+        self._pressed_until = 0.0
+        self.pass_s = 0.0
+        self.token_s = 0.0
+        self.decode_s = 0.0
+
+    def read(self, tokens: int, seconds: float, passes: int = 1) -> None:
+        """So many tokens took so long to read, in so many passes."""
+        each = max(seconds / 4, seconds - passes * self.pass_s) / tokens
+        self.token_s = _smoothed(self.token_s, each)
+
+    def decoded(self, seconds: float) -> None:
+        """A step of the running texts took so long."""
+        self.decode_s = _smoothed(self.decode_s, seconds)
+
+    def press(self, now: float) -> None:
+        """Memory is short."""
+        self._pressed_until = now + PRESSED_S
+
+    def piece(self, now: float, *, running: bool) -> int:
+        """Return how many tokens to read in the next piece."""
+        most = PRESSED_MAX if now < self._pressed_until else PIECE_MAX
+        if not self.token_s:
+            return min(PIECE_FIRST, most)
+        seconds = max(self._gap_s - self.decode_s, SHARE * self.decode_s) if running else IDLE_S
+        return max(PIECE_MIN, min(most, int((seconds - self.pass_s) / self.token_s)))
+
+
+def _smoothed(before: float, newest: float) -> float:
+    return before + SMOOTHING * (newest - before) if before else newest

@@ -1,0 +1,98 @@
+"""Reading prompts in pieces, so that nobody waits long for anybody else's."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import mlx.core as mx
+from mlx_lm.generate import PromptProcessingBatch
+from mlx_lm.models.cache import make_prompt_cache
+
+from mlx_mesh_worker.engines.generate.pace import PIECE_MIN
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from mlx_mesh_worker.engines.generate.row import Row
+
+SHORT_MAX: Final = 64
+"""Fresh prompts up to this length are read together, padded; longer ones gain nothing by it."""
+
+Piece = tuple["Row", int]
+
+
+class Reader:
+    """Rows whose prompts are being read.
+
+    Turns alternate: one goes to the shortest prompt of the most urgent lane, the next to the one that came first. So a
+    short question gets past a long document, and the document still gets half of the time.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._oldest_first = True
+        self.rows: list[Row] = []
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of their caches."""
+        return sum(row.nbytes for row in self.rows)
+
+    def begin(self, row: Row, cache: list[Any] | None, cached: int) -> None:
+        """Take a row in; its cache holds the first ``cached`` tokens."""
+        make: Any = make_prompt_cache
+        row.cache, row.fed = (make(self._model), 0) if cache is None else (cache, cached)
+        self.rows.append(row)
+
+    def choose(self, tokens: int) -> list[Piece]:
+        """Return which rows are read next, and how many tokens of each, about ``tokens`` in all."""
+        self._oldest_first = not self._oldest_first
+        if self._oldest_first:
+            ordered: Iterable[Row] = self.rows
+        else:
+            ordered = sorted(self.rows, key=lambda row: (row.job.lane, row.rest))
+        pieces: list[Piece] = []
+        for row in ordered:
+            if row.solo and pieces:
+                continue
+            # A system prompt ends a piece, so that its cache can be kept for others.
+            stop = row.system - row.fed if row.fed < row.system else row.rest
+            take = min(stop, row.rest, tokens)
+            pieces.append((row, take))
+            tokens -= take
+            if tokens < PIECE_MIN or row.solo:
+                break
+        return pieces
+
+    def read(self, pieces: Sequence[Piece]) -> None:
+        """Let the model read them."""
+        short = [row for row, take in pieces if not row.fed and take == row.rest <= SHORT_MAX]
+        together = short if len(short) > 1 else []
+        if together:
+            self._read_together(together)
+        for row, take in pieces:
+            if row in together:
+                continue
+            assert row.cache is not None  # noqa: S101  it was begun
+            self._model(mx.array([row.context[row.fed : row.fed + take]]), cache=row.cache)
+            mx.eval([layer.state for layer in row.cache])
+            row.fed += take
+
+    def finished(self) -> list[Row]:
+        """Take out and return the rows that can join a batch."""
+        done = [row for row in self.rows if not row.rest]
+        if done:
+            self.rows = [row for row in self.rows if row.rest]
+        return done
+
+    def _read_together(self, rows: Sequence[Row]) -> None:
+        caches = [row.cache for row in rows]
+        batch: Any = PromptProcessingBatch(self._model, list(range(len(rows))), caches)  # type: ignore[arg-type]
+        batch.prompt([row.context[:-1] for row in rows])
+        for index, row in enumerate(rows):
+            row.cache = batch.extract_cache(index)
+            row.fed = len(row.context) - 1
+        mx.eval([layer.state for row in rows for layer in row.cache or ()])

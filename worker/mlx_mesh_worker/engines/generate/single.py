@@ -1,0 +1,192 @@
+"""Texts of a model that cannot be batched, or that a draft model speeds up: one at a time."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+from mlx_lm.generate import StopSequences
+from mlx_lm.models.cache import trim_prompt_cache
+
+from mlx_mesh_wire import EngineError, MeshError
+from mlx_mesh_worker.engine import Failure
+from mlx_mesh_worker.engines.generate.batch import Token, read_details, token_details
+from mlx_mesh_worker.engines.generate.budget import TokenBytes, too_large
+from mlx_mesh_worker.engines.generate.pace import Pace
+from mlx_mesh_worker.engines.generate.prefix import PrefixCache
+from mlx_mesh_worker.engines.generate.sequential import SequentialGenerator
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from mlx_mesh_worker.engine import Output
+    from mlx_mesh_worker.engines.generate.loader import LoadedModel
+    from mlx_mesh_worker.engines.generate.row import Row
+    from mlx_mesh_worker.engines.generate.settings import GenerateSettings
+    from mlx_mesh_worker.job import Job
+
+
+class SingleFile:
+    """The texts of one model, one behind the other, the most urgent first. Its surface is the scheduler's.
+
+    Args:
+        loaded: the model, and the one that drafts for it.
+        settings: of the engine.
+        kv_limit: returns the bytes that the key-value caches may take.
+        mark: told the jobs that a step is about to compute.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        settings: GenerateSettings,
+        kv_limit: Callable[[], int],
+        mark: Callable[[Iterable[Job]], None],
+    ) -> None:
+        self._loaded = loaded
+        self._kv_limit = kv_limit
+        self._mark = mark
+        self._generator = SequentialGenerator(loaded.model, draft=loaded.draft, draft_tokens=settings.draft_tokens)
+        self._rows: dict[Job, Row] = {}
+        self._waiting: list[Row] = []
+        self._row: Row | None = None
+        self._uid = -1
+        self._pace = Pace(settings.gap_ms / 1e3)
+        self._token_bytes: TokenBytes | None = None
+        self.prefixes = PrefixCache(settings.prefix_max_bytes)
+        self.counts = {"preemptions": 0, "generated_tokens": 0, "read_tokens": 0}
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the caches of the text that runs."""
+        return self._generator.prompt_cache_nbytes
+
+    def counters(self) -> dict[str, int]:
+        """Return what was counted, the guesses of the draft model too."""
+        return {**self.counts, "drafted_tokens": self._generator.drafted, "accepted_tokens": self._generator.accepted}
+
+    def warm(self) -> None:
+        """Measure what a text takes, and generate two tokens."""
+        self._token_bytes = TokenBytes(self._loaded.model)
+        self._generator.insert([[0] * 32], [2])
+        while self._generator.next() != ([], []):
+            pass
+
+    def admit(self, row: Row) -> None:
+        """Take a row in.
+
+        Raises:
+            MeshOutOfMemoryError: it would need more than there is.
+        """
+        assert self._token_bytes is not None  # noqa: S101  it is warm
+        tokens = len(row.context) + row.remaining
+        row.reserved = self._token_bytes.of(tokens)
+        if row.reserved > self._kv_limit():
+            raise too_large(row.reserved, self._kv_limit(), tokens)
+        self._rows[row.job] = row
+        self._waiting.append(row)
+
+    def cancel(self, job: Job) -> None:
+        """Take a row out; what it has read is kept for a text that begins alike."""
+        row = self._rows.pop(job, None)
+        if row is not None and row is self._row:
+            self._leave(row)
+        elif row in self._waiting:
+            self._waiting.remove(row)
+
+    def step(self) -> list[Output]:
+        """Read a piece of a prompt, or generate a token, with a draft model several."""
+        now = time.monotonic()
+        if self._row is None:
+            ready = [row for row in self._waiting if not row.job.blocked]
+            if not ready:
+                return []
+            row = min(ready, key=lambda row: (row.job.lane, row.job.accepted))
+            self._waiting.remove(row)
+            if row.remaining <= 0:
+                del self._rows[row.job]
+                return [row.result("length", now, self._loaded.names[0])]
+            self._begin(row, now)
+        running = self._row
+        assert running is not None  # noqa: S101  just chosen
+        self._generator.prefill_step_size = self._pace.piece(now, running=False)
+        self._mark([running.job])
+        try:
+            came = self._generator.next()[1]
+        except Exception:
+            self._generator.close()
+            self._row = None
+            raise
+        outputs: list[Output] = []
+        for response in came:
+            outputs += self._take(running, response, time.monotonic())
+            if self._row is None:
+                break
+        if self._row is not None and running.paused:
+            self._set_aside(running)
+        return outputs
+
+    def trim(self, level: int) -> None:
+        """Read in smaller pieces for a while; from level 2 on forget what was read before."""
+        self._pace.press(time.monotonic())
+        if level > 1:
+            self.prefixes.clear()
+
+    def _begin(self, row: Row, now: float) -> None:
+        row.began = row.began or now
+        cache, row.fed = self.prefixes.fetch(row.context)
+        row.cached = min(row.fed, len(row.prompt))
+        self.prefixes.shrink(self._kv_limit() - row.reserved)
+        if row.sampler is not None:
+            row.sampler.position = len(row.tokens)
+        make: Any = StopSequences
+        (self._uid,) = self._generator.insert(
+            [row.context[row.fed :]],
+            [row.remaining],
+            caches=[cache],
+            all_tokens=[row.context[: row.fed]],
+            samplers=[row.sampler],
+            logits_processors=[row.processors],
+            stop_sequences=[make([[token] for token in (*self._loaded.end_tokens, *row.body.stop_tokens)])],
+        )
+        self._row = row
+
+    def _take(self, row: Row, response: Any, now: float) -> list[Output]:
+        row.first = row.first or now
+        own, likeliest, theirs = token_details(response.logprobs, mx.array(response.token))
+        logprob, top = read_details(own, likeliest, theirs, row.body.top_logprobs)
+        if logprob != logprob:  # noqa: PLR0124  NaN
+            error: MeshError = EngineError(f"token {len(row.tokens)}: the model gave no finite numbers")
+            del self._rows[row.job]
+            self._generator.remove([self._uid])
+            self._row = None
+            return [Failure(row.job, error)]
+        self.counts["generated_tokens"] += 1
+        reason = row.advance(Token(row, response.token, logprob=logprob, top=top), self._loaded.end_tokens)
+        if reason is None:
+            return row.chunk()
+        del self._rows[row.job]
+        if response.finish_reason is None:  # A string ended it, of which the generator knows nothing.
+            self._leave(row)
+        else:
+            self._row = None
+            self.prefixes.store(response.all_tokens, response.prompt_cache)
+        return [row.result(reason, now, self._loaded.names[0])]
+
+    def _set_aside(self, row: Row) -> None:
+        """Let others go first until the reader has caught up."""
+        self._leave(row)
+        self._waiting.append(row)
+
+    def _leave(self, row: Row) -> None:
+        """Take the row that runs out of the generator; keep what it has read."""
+        self._row = None
+        for cache, tokens in self._generator.remove([self._uid], return_prompt_caches=True).values():
+            # A round of guesses may have gone beyond the end.
+            beyond = max(0, len(tokens) - len(row.context))
+            trim_prompt_cache(cache, beyond)
+            self.prefixes.store(tokens[: len(tokens) - beyond], cache)

@@ -1,0 +1,166 @@
+"""Key-value caches of many texts side by side, which join and leave without a copy of the others.
+
+mlx-lm's batch caches align their rows at the right end, so each row that joins or leaves has all of them copied: with
+32 rows of 512 tokens that takes longer than the step itself. Here each row begins at the left end of its own place.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+from mlx_lm.models.cache import KVCache
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def grown(places: int, needed: int, most: int) -> int:
+    """Return how many places to make when there are too few: half as many again, so that few rows are ever copied."""
+    return max(needed, min(most, places + places // 2))
+
+
+class Lengths:
+    """How many tokens each row has, shared by the caches of all layers.
+
+    Attributes:
+        offset: the same as an array of shape ``(rows,)``: where the token to come is written, and its position.
+        reach: tokens of the longest row, with the one to come.
+    """
+
+    def __init__(self) -> None:
+        self._lengths: list[int] = []
+        self.offset = mx.array([], dtype=mx.int32)
+        self.rows = mx.array([], dtype=mx.int32)
+        self.reach = 1
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def __getitem__(self, row: int) -> int:
+        return self._lengths[row]
+
+    def set(self, lengths: Sequence[int]) -> None:
+        """Take over other rows."""
+        self._lengths = list(lengths)
+        self.offset = mx.array(self._lengths, dtype=mx.int32)
+        self.rows = mx.arange(len(self._lengths), dtype=mx.int32)
+        self.reach = max(self._lengths, default=0) + 1
+
+    def add(self, length: int) -> None:
+        """Append a row."""
+        self.set([*self._lengths, length])
+
+    def advance(self) -> None:
+        """Every row has one token more."""
+        self._lengths = [length + 1 for length in self._lengths]
+        self.offset = self.offset + 1
+        self.reach += 1
+
+
+class SlotKVCache:
+    """The cache of one layer for all rows, to the model an mlx-lm batch cache for one token a step.
+
+    Args:
+        lengths: of the rows; the caller advances them after each step.
+        capacity: tokens that a row has room for.
+        most: rows that it is made for.
+    """
+
+    def __init__(self, lengths: Lengths, capacity: int, most: int) -> None:
+        self._lengths = lengths
+        self._capacity = capacity
+        self._most = most
+        self.keys: mx.array | None = None
+        self.values: mx.array | None = None
+
+    @property
+    def places(self) -> int:
+        """Rows that there is room for without making more."""
+        return 0 if self.keys is None else self.keys.shape[0]
+
+    @property
+    def offset(self) -> mx.array:
+        """Position of the token to come, of shape ``(rows,)``."""
+        return self._lengths.offset
+
+    @property
+    def state(self) -> tuple[mx.array | None, mx.array | None]:
+        """The arrays, for evaluation."""
+        return self.keys, self.values
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all places, used or not."""
+        return 0 if self.keys is None or self.values is None else self.keys.nbytes + self.values.nbytes
+
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+        """Write the new token of each row, ``(rows, heads, 1, dimension)``; return all keys and values so far."""
+        assert self.keys is not None  # noqa: S101  rows joined before
+        assert self.values is not None  # noqa: S101  likewise
+        if keys.shape[2] != 1:
+            raise ValueError(f"{keys.shape[2]} tokens in a step, a decode step has 1")
+        self.keys[self._lengths.rows, :, self._lengths.offset] = keys[:, :, 0]
+        self.values[self._lengths.rows, :, self._lengths.offset] = values[:, :, 0]
+        return self.keys_and_values()
+
+    def keys_and_values(self) -> tuple[mx.array, mx.array]:
+        """Return both as far as the longest row reaches, of shape ``(rows, heads, reach, dimension)``."""
+        assert self.keys is not None  # noqa: S101  rows joined before
+        assert self.values is not None  # noqa: S101  likewise
+        rows, reach = len(self._lengths), self._lengths.reach
+        return self.keys[:rows, :, :reach], self.values[:rows, :, :reach]
+
+    def make_mask(self, tokens: int, return_array: bool = False, window_size: int | None = None) -> mx.array:
+        """Return which keys the token of each row sees, of shape ``(rows, 1, 1, reach)``."""
+        places = mx.arange(self._lengths.reach, dtype=mx.int32)[None]
+        last = self._lengths.offset[:, None]
+        seen = places <= last
+        if window_size is not None:
+            seen = seen & (places > last - window_size)
+        return seen[:, None, None]
+
+    def join(self, cache: KVCache, row: int) -> None:
+        """Take in what a text has so far as this row, the first one after the others."""
+        if cache.keys is None or cache.values is None:
+            raise ValueError("a row joins after its prompt was read, all but the last token")
+        self.keys = self._written(self.keys, cache.keys, row, cache.offset)
+        self.values = self._written(self.values, cache.values, row, cache.offset)
+
+    def filter(self, order: Sequence[int]) -> None:
+        """Keep these rows, in this order; cheap when most stay where they are."""
+        assert self.keys is not None  # noqa: S101  rows joined before
+        assert self.values is not None  # noqa: S101  likewise
+        for row, source in enumerate(order):
+            if row == source:
+                continue
+            if source < row:
+                raise ValueError("a row can only move to a place in front")
+            length = self._lengths[source]
+            # Evaluated before it is written, so that the array is written in place.
+            moved = [mx.contiguous(each[source : source + 1, :, :length]) for each in (self.keys, self.values)]
+            mx.eval(moved)
+            self.keys[row : row + 1, :, :length], self.values[row : row + 1, :, :length] = moved
+
+    def extract(self, row: int) -> KVCache:
+        """Return a row as a cache of its own."""
+        assert self.keys is not None  # noqa: S101  rows joined before
+        assert self.values is not None  # noqa: S101  likewise
+        cache: Any = KVCache()  # type: ignore[no-untyped-call]
+        length = self._lengths[row]
+        cache.keys = mx.contiguous(self.keys[row : row + 1, :, :length])
+        cache.values = mx.contiguous(self.values[row : row + 1, :, :length])
+        cache.offset = length
+        return cache  # type: ignore[no-any-return]
+
+    def _written(self, held: mx.array | None, new: mx.array, row: int, length: int) -> mx.array:
+        _, heads, _, dimension = new.shape
+        places = 0 if held is None else held.shape[0]
+        if row >= places:
+            larger = mx.zeros((grown(places, row + 1, self._most), heads, self._capacity, dimension), new.dtype)
+            if held is not None:
+                larger[:places] = held
+            held = larger
+        assert held is not None  # noqa: S101  just made
+        held[row : row + 1, :, :length] = new[..., :length, :]
+        return held
