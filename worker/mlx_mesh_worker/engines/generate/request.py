@@ -4,22 +4,28 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from math import isfinite
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from mlx_mesh_wire import InvalidRequestError
+from mlx_mesh_worker.engines.generate.chat import check_messages, check_tools
+from mlx_mesh_worker.engines.generate.refusal import refusal
+from mlx_mesh_worker.engines.generate.schema_text import schema_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 MAX_TOKENS_DEFAULT: Final = 256
+PROMPT_MAX_TOKENS: Final = 2**20
+"""More than any model reads; each id is checked."""
+
 STOPS_MAX: Final = 16
 STOP_MAX_CHARS: Final = 256
 """Strings that end a text: each is looked for after every token."""
 
 STOP_TOKENS_MAX: Final = 64
 BIASES_MAX: Final = 1024
-MESSAGES_MAX: Final = 4096
+TOP_LOGPROBS_MAX: Final = 20
 SEED_MAX: Final = 2**53 - 1
 """What JavaScript's numbers carry."""
-
-ROLES: Final = ("system", "user", "assistant", "tool")
 
 _NUMBERS: Final[dict[str, tuple[type, float, float, float]]] = {
     # field: kind, lowest, highest, default
@@ -32,8 +38,11 @@ _NUMBERS: Final[dict[str, tuple[type, float, float, float]]] = {
     "repetition_penalty": (float, 0.0, 10.0, 0.0),
     "presence_penalty": (float, -10.0, 10.0, 0.0),
     "frequency_penalty": (float, -10.0, 10.0, 0.0),
+    "top_logprobs": (int, 0, TOP_LOGPROBS_MAX, 0),
 }
-_OTHERS: Final = ("stop", "stop_tokens", "logit_bias")
+_NOT_SAMPLING: Final = ("max_tokens", "top_logprobs")
+_OF_OP: Final = {"generate": ("prompt",), "chat": ("messages", "tools")}
+_OF_BOTH: Final = ("stop", "stop_tokens", "logit_bias", "logprobs", "json_schema")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +65,14 @@ class GenerateBody:
     """A checked body.
 
     Attributes:
-        prompt: a text, token ids, or for ``chat`` a list of messages.
+        prompt: a text, token ids, or for ``chat`` a list of messages, their contents made texts.
         tools: descriptions of tools for the chat template, passed on as they are.
         max_tokens: how many tokens to generate at most.
         stop: strings that end the text; they are not part of it.
         stop_tokens: token ids that do the same.
+        logprobs: whether to tell the log probability of each token.
+        top_logprobs: how many of the likeliest tokens to tell at each place; 0 without ``logprobs``.
+        json_schema: JSON text of the schema that the text is held to; not compiled yet.
     """
 
     prompt: str | list[int] | list[dict[str, Any]]
@@ -69,6 +81,9 @@ class GenerateBody:
     stop: tuple[str, ...] = ()
     stop_tokens: tuple[int, ...] = ()
     tools: list[Any] | None = None
+    logprobs: bool = False
+    top_logprobs: int = 0
+    json_schema: str | None = None
 
 
 def parse_body(op: str, body: Any, vocabulary: int) -> GenerateBody:
@@ -80,28 +95,30 @@ def parse_body(op: str, body: Any, vocabulary: int) -> GenerateBody:
         vocabulary: ids from 0 up to this (excluded) are tokens.
 
     Raises:
-        InvalidRequestError: naming the field, what was given and what is allowed.
+        mlx_mesh_wire.InvalidRequestError: naming the field, the index in a list, what was given and what is allowed.
     """
     if not isinstance(body, dict):
-        raise _bad("body", body, "a map")
-    own = ("prompt",) if op == "generate" else ("messages", "tools")
-    allowed = (*own, *_NUMBERS, *_OTHERS)
+        raise refusal("body", body, "a map")
+    own = (*_OF_OP[op], *_OF_BOTH)
+    allowed = (*own, *_NUMBERS)
     unknown = next((key for key in body if key not in allowed), None)
     if unknown is not None:
-        raise _bad(unknown, body[unknown], f"no field of this name; there are {', '.join(allowed)}")
+        raise refusal(unknown, body[unknown], f"no field of this name; there are {', '.join(allowed)}")
     numbers = {name: _number(name, body) for name in _NUMBERS}
-    sampling = Sampling(
-        **{name: value for name, value in numbers.items() if name != "max_tokens"},
-        logit_bias=_bias(body.get("logit_bias"), vocabulary),
-    )
+    others = {name: _other(name, body.get(name), vocabulary) for name in own}
+    if numbers["top_logprobs"] and not others["logprobs"]:
+        raise refusal("top_logprobs", numbers["top_logprobs"], "0, unless logprobs is true")
+    sampling = {name: value for name, value in numbers.items() if name not in _NOT_SAMPLING}
     return GenerateBody(
-        prompt=_prompt(body.get("prompt"), vocabulary) if op == "generate" else _messages(body.get("messages")),
-        sampling=sampling,
-        max_tokens=int(numbers["max_tokens"]),
-        stop=_stop(body.get("stop")),
-        stop_tokens=tuple(_tokens("stop_tokens", body.get("stop_tokens", []), vocabulary, STOP_TOKENS_MAX)),
-        tools=_tools(body.get("tools")),
+        prompt=others.pop(_OF_OP[op][0]),
+        sampling=Sampling(**sampling, logit_bias=others.pop("logit_bias")),
+        **{name: numbers[name] for name in _NOT_SAMPLING},
+        **others,
     )
+
+
+def _other(name: str, given: Any, vocabulary: int) -> Any:
+    return _TOKEN_FIELDS[name](given, vocabulary) if name in _TOKEN_FIELDS else _FIELDS[name](given)
 
 
 def _number(name: str, body: dict[str, Any]) -> Any:
@@ -109,7 +126,7 @@ def _number(name: str, body: dict[str, Any]) -> Any:
     given = body.get(name, default)
     fits = type(given) is int or (kind is float and type(given) is float and isfinite(given))
     if not fits or not low <= given <= high:
-        raise _bad(name, given, f"{'an integer' if kind is int else 'a number'} from {low:g} to {high:g}")
+        raise refusal(name, given, f"{'an integer' if kind is int else 'a number'} from {low:.17g} to {high:.17g}")
     return kind(given)
 
 
@@ -117,17 +134,21 @@ def _prompt(given: Any, vocabulary: int) -> str | list[int]:
     if isinstance(given, str) and given:
         return given
     if isinstance(given, list) and given:
-        return _tokens("prompt", given, vocabulary, None)
-    raise _bad("prompt", given, "a text, or a list of token ids, that is not empty")
+        return _tokens("prompt", given, vocabulary, PROMPT_MAX_TOKENS)
+    raise refusal("prompt", given, "a text, or a list of token ids, that is not empty")
 
 
-def _tokens(name: str, given: Any, vocabulary: int, most: int | None) -> list[int]:
-    if not isinstance(given, list) or (most is not None and len(given) > most):
-        raise _bad(name, given, "a list of token ids" + ("" if most is None else f", {most} at most"))
+def _tokens(name: str, given: Any, vocabulary: int, most: int) -> list[int]:
+    if not isinstance(given, list) or len(given) > most:
+        raise refusal(name, given, f"a list of token ids, {most} at most")
     for index, token in enumerate(given):
         if type(token) is not int or not 0 <= token < vocabulary:
-            raise _bad(name, token, f"token ids from 0 to {vocabulary - 1}", index)
+            raise refusal(name, token, f"token ids from 0 to {vocabulary - 1}", index)
     return given
+
+
+def _stop_tokens(given: Any, vocabulary: int) -> tuple[int, ...]:
+    return () if given is None else tuple(_tokens("stop_tokens", given, vocabulary, STOP_TOKENS_MAX))
 
 
 def _stop(given: Any) -> tuple[str, ...]:
@@ -135,10 +156,10 @@ def _stop(given: Any) -> tuple[str, ...]:
         return ()
     every = [given] if isinstance(given, str) else given
     if not isinstance(every, list) or len(every) > STOPS_MAX:
-        raise _bad("stop", given, f"a string, or a list of {STOPS_MAX} strings at most")
+        raise refusal("stop", given, f"a string, or a list of {STOPS_MAX} strings at most")
     for index, stop in enumerate(every):
         if not isinstance(stop, str) or not 1 <= len(stop) <= STOP_MAX_CHARS:
-            raise _bad("stop", stop, f"strings of 1 to {STOP_MAX_CHARS} characters", index)
+            raise refusal("stop", stop, f"strings of 1 to {STOP_MAX_CHARS} characters", index)
     return tuple(every)
 
 
@@ -146,35 +167,39 @@ def _bias(given: Any, vocabulary: int) -> dict[int, float]:
     if given is None:
         return {}
     if not isinstance(given, dict) or len(given) > BIASES_MAX:
-        raise _bad("logit_bias", given, f"a map of {BIASES_MAX} token ids (as strings) at most to numbers")
+        raise refusal("logit_bias", given, f"a map of {BIASES_MAX} token ids (as strings) at most to numbers")
+    digits = len(str(vocabulary))
     found = {}
     for token, bias in given.items():
-        if not token.isdecimal() or not 0 <= int(token) < vocabulary:
-            raise _bad("logit_bias", token, f"token ids from 0 to {vocabulary - 1}, as strings")
+        numeral = token.isascii() and token.isdecimal() and len(token) <= digits
+        if not numeral or int(token) >= vocabulary:
+            raise refusal("logit_bias", token, f"token ids from 0 to {vocabulary - 1}, as strings")
         if type(bias) not in (int, float) or not -100 <= bias <= 100:  # noqa: PLR2004  the usual bounds
-            raise _bad("logit_bias", bias, "numbers from -100 to 100")
+            raise refusal("logit_bias", bias, "numbers from -100 to 100")
         found[int(token)] = float(bias)
     return found
 
 
-def _messages(given: Any) -> list[dict[str, Any]]:
-    if not isinstance(given, list) or not 1 <= len(given) <= MESSAGES_MAX:
-        raise _bad("messages", given, f"a list of 1 to {MESSAGES_MAX} messages")
-    for index, message in enumerate(given):
-        if not isinstance(message, dict) or message.get("role") not in ROLES:
-            raise _bad("messages", message, f"maps with a role, one of {', '.join(ROLES)}", index)
-        if not isinstance(message.get("content", ""), str | None):
-            raise _bad("messages", message["content"], "a text as content", index)
-    return given
+def _logprobs(given: Any) -> bool:
+    if given is not None and type(given) is not bool:
+        raise refusal("logprobs", given, "true or false")
+    return bool(given)
 
 
-def _tools(given: Any) -> list[Any] | None:
-    if given is not None and not isinstance(given, list):
-        raise _bad("tools", given, "a list")
-    return given
+def _schema(given: Any) -> str | None:
+    return None if given is None else schema_text(given)
 
 
-def _bad(name: str, given: Any, allowed: str, index: int | None = None) -> InvalidRequestError:
-    where: dict[str, Any] = {"field": name} if index is None else {"field": name, "index": index}
-    place = name if index is None else f"{name}[{index}]"
-    return InvalidRequestError(f"{place} is {str(given)[:80]!r}; allowed: {allowed}", details=where)
+_FIELDS: Final[dict[str, Callable[[Any], Any]]] = {
+    "messages": check_messages,
+    "tools": check_tools,
+    "stop": _stop,
+    "logprobs": _logprobs,
+    "json_schema": _schema,
+}
+_TOKEN_FIELDS: Final[dict[str, Callable[[Any, int], Any]]] = {
+    "prompt": _prompt,
+    "stop_tokens": _stop_tokens,
+    "logit_bias": _bias,
+}
+"""Fields that are no numbers. A check gets what was given, None if nothing was, and here the number of token ids."""
