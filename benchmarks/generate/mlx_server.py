@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from benchmarks.generate.trace import VARIABLE, trace_to_file
+from benchmarks.generate.trace import VARIABLE, to_file, trace_batch_generator
 from mlx_mesh_worker.blas import load_blas
 
 if __name__ == "__main__":
@@ -16,6 +16,6 @@ if __name__ == "__main__":
     import mlx_lm.server
 
     if VARIABLE in os.environ:
-        trace_to_file()
+        trace_batch_generator(to_file())
     server: Any = mlx_lm.server  # it has no types
     server.main()

@@ -107,10 +107,10 @@ async def long(source: Source, plan: Mapping[str, Any]) -> dict[str, Any]:
             break
         short = Reader(source, prompt, SHORT_TOKENS, "interactive")
         shorts.append(await short.first_ms())
-        await short.task
+        await short.task  # so that one more is asked for only then
     long_ms = await reading
     await asyncio.sleep(SETTLE_S)
-    await _leave_all(readers)
+    await _leave_all([big, *readers])
     gaps = [(b - big.began, b - a) for r in readers for a, b in zip(r.times, r.times[1:], strict=False)]
     return {"long_first_ms": long_ms, "short_first_ms": shorts, **gap_figures(gaps, long_ms / 1e3, plan["usual_s"])}
 

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.generate.scenes import ENDLESS
-from benchmarks.generate.trace import REMOVED, Event, removals, trace
+from benchmarks.generate.trace import REMOVED, Event, removals
+from benchmarks.generate.traced import TracedEngine
 from mlx_mesh_wire import Lane, limits, messages, pack_body
-from mlx_mesh_worker.engines.generate import GenerateEngine
 from mlx_mesh_worker.job import Job
 from mlx_mesh_worker.record import Record
 from mlx_mesh_worker.runner import Admit, Cancel, Piece, Runner
@@ -33,7 +33,7 @@ class Bench:
     """A runner that turns on the thread that made it; commands may come from any other."""
 
     def __init__(self, folder: Path) -> None:
-        self._engine = GenerateEngine(str(folder))
+        self._engine = TracedEngine(str(folder))
         self._engine.mark = lambda _: None
         self._engine.load()
         self._engine.warm()
@@ -47,7 +47,7 @@ class Bench:
         self.events: list[Event] = []
         self._seen: set[Job] = set()
         self._ended: set[Job] = set()
-        trace(lambda kind, at: self.events.append((kind, at)))
+        self._engine.note = lambda kind: self.events.append((kind, time.monotonic()))
 
     def turn(self) -> None:
         """Do what is to be done."""

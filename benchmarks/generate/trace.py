@@ -1,6 +1,7 @@
-"""Notes what mlx-lm's BatchGenerator does, in whatever process it runs: when a step begins, when a row is taken out.
+"""Notes when an engine begins a step and when it takes a row out: the mesh's engine, or mlx-lm's BatchGenerator.
 
-That is evidence of the engine itself. Times are those of the system's monotonic clock, which processes share.
+That is evidence of what computes, whatever clients are told. Times are those of the system's monotonic clock, which
+processes share.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ VARIABLE = "BENCH_TRACE"
 
 STEP, REMOVED = "step", "removed"
 Event = tuple[str, float]
+Note = Callable[[str], None]
+"""Takes an event that happens now."""
 
 
 class Removal(NamedTuple):
@@ -25,7 +28,13 @@ class Removal(NamedTuple):
     steps: int
 
 
-def trace(note: Callable[[str, float], None]) -> None:
+def to_file() -> Note:
+    """Return what notes events in the file that the environment names."""
+    file = Path(os.environ[VARIABLE]).open("a", encoding="ascii", buffering=1)  # noqa: SIM115  until the process ends
+    return lambda kind: print(kind, f"{time.monotonic():.6f}", file=file)
+
+
+def trace_batch_generator(note: Note) -> None:
     """Have every BatchGenerator of this process tell what it does."""
     from mlx_lm.generate import BatchGenerator
 
@@ -33,21 +42,15 @@ def trace(note: Callable[[str, float], None]) -> None:
     step, remove = traced.next, traced.remove
 
     def noted_step(self: Any) -> Any:
-        note(STEP, time.monotonic())
+        note(STEP)
         return step(self)
 
     def noted_remove(self: Any, *args: Any, **keywords: Any) -> Any:
         found = remove(self, *args, **keywords)
-        note(REMOVED, time.monotonic())
+        note(REMOVED)
         return found
 
     traced.next, traced.remove = noted_step, noted_remove
-
-
-def trace_to_file() -> None:
-    """Write to the file that the environment names."""
-    file = Path(os.environ[VARIABLE]).open("a", encoding="ascii", buffering=1)  # noqa: SIM115  until the process ends
-    trace(lambda kind, at: print(kind, f"{at:.6f}", file=file))
 
 
 def read(path: Path) -> list[Event]:
