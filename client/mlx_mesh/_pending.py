@@ -80,5 +80,5 @@ class Pending:
 
     def room(self) -> int:
         """Return the chunks that the reader has room for, all granted anew: what was granted before counts no more."""
-        self._granted = self._taken + self.call.window
+        self._granted = max(self._taken + self.call.window, self.next_seq)
         return self._granted - self.next_seq

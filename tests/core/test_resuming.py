@@ -85,7 +85,7 @@ def by_stall(mesh: Harness, worker: Worker, job: Any) -> None:
 def by_a_new_connection(mesh: Harness, worker: Worker, job: Any) -> None:
     worker.route += b"'"
     worker.returning([(b"c".ljust(16, b"-"), STREAM)])
-    assert [] == worker.jobs()
+    assert [messages.Cancel(job.job_id)] == [m for m, _ in worker.take() if not isinstance(m, messages.Welcome)]
 
 
 LOSSES = [by_death, by_goodbye, by_silence, by_stall, by_a_new_connection]
@@ -325,6 +325,20 @@ def test_lost_chunks_are_computed_from_the_state_that_came_with_the_news() -> No
     assert [3, 4, 1, 2] == read(client)
     assert [] == worker.take()
     assert 0 == mesh.counts["again"]
+
+
+def test_a_reader_whose_last_chunk_came_but_not_the_end_goes_on_behind_that_chunk() -> None:
+    _, worker, client, job = streaming()
+    lose_connection(client, messages.Chunk(STREAM, 2))
+    worker.say(messages.Final(job.job_id, 1, 5, 50, 0, 3), BODY)
+    come_back(client)
+    resend(client, 2)
+    (again,) = worker.jobs()
+    assert [2] == [seq for seq in read(client) if isinstance(seq, int)]
+    come_back(client)
+    resend(client, 3)
+    (cancel, _), (once_more, frames) = worker.take()
+    assert (messages.Cancel(again.job_id), 3, state(3)) == (cancel, once_more.seen, frames[-1])
 
 
 def test_chunks_that_were_kept_for_a_reader_that_was_away_are_not_computed_again() -> None:

@@ -55,8 +55,10 @@ def test_chunks_that_were_lost_are_computed_again_and_the_rest_is_not_sent_twice
     come_back(client, seen=1, window=8)
     (cancel, _), (again, _) = worker.take()
     assert messages.Cancel(job.job_id) == cancel
-    assert (STREAM, 9) == (again.request_id, again.window)
-    send(worker, again, range(5))
+    assert (STREAM, 8) == (again.request_id, again.window)
+    send(worker, again, range(1))
+    assert [messages.Credit(again.job_id, 1)] == [m for m, _ in worker.take()]
+    send(worker, again, range(1, 5))
     worker.finish(again)
     *chunks, final = [m for m, _ in client.take()]
     assert [1, 2, 3, 4] == [m.seq for m in chunks]

@@ -8,7 +8,6 @@ from mlx_mesh_broker.core.answers import failure
 from mlx_mesh_broker.core.lifecycle import COMING, WorkerState
 from mlx_mesh_broker.core.state import AFFINITY_MAX
 from mlx_mesh_broker.core.streams import ask, lacks_state
-from mlx_mesh_wire import limits
 from mlx_mesh_wire.messages import Cancel, Flag, Job, Lane
 
 if TYPE_CHECKING:
@@ -59,7 +58,8 @@ class Dispatcher:
         flags = request.flags | Flag.ALONE if request.deaths else request.flags
         frames, window, seen = request.frames, 0, 0
         if request.stream:
-            window = min(request.credit + request.next_seq, limits.WINDOW_MAX_CHUNKS)
+            # Of one that begins anew, each chunk that the reader has brings its credit back.
+            window = max(1, request.credit)
             if request.kept is not None:
                 state.metrics.counts["resumed"] += 1
                 flags |= Flag.RESUMED

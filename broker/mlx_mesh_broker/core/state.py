@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlx_mesh_broker.core.actions import Action, Log, ToClient, ToWorker
@@ -13,6 +14,7 @@ from mlx_mesh_broker.core.metrics import NOBODY, Metrics
 from mlx_mesh_broker.core.queues import Queue
 from mlx_mesh_broker.core.sharing import Quarantine, ResultCache
 from mlx_mesh_broker.core.timers import Alarm, Timers
+from mlx_mesh_wire import limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -38,6 +40,19 @@ RECORDS_MAX = 16_384
 
 AFFINITY_MAX = 8192
 """Affinity keys remembered, the least recently used go first; at about 200 bytes each that is 2 MB."""
+
+
+STAMP_BITS = 32
+"""Numbers of one epoch: 4 thousand million. The 21 bits above them are the epoch's own."""
+
+
+def _first_stamp(epoch: str) -> int:
+    """Return where the numbers of an epoch begin.
+
+    A worker may answer under a job id of the last epoch before it hears of the new one. It must not be one of now.
+    """
+    digest = blake2b(epoch.encode(), digest_size=3).digest()
+    return int.from_bytes(digest, "big") % (limits.INTEGER_MAX >> STAMP_BITS) << STAMP_BITS
 
 
 class Holding(NamedTuple):
@@ -89,7 +104,7 @@ class State:
         self.affinity: OrderedDict[bytes, Worker] = OrderedDict()
         self.records: list[dict[str, Any]] = []
         self.record_requests = False
-        self._stamp = 0
+        self._stamp = _first_stamp(epoch)
         self._crowded_until = 0.0
 
     def stamp(self) -> int:

@@ -67,11 +67,12 @@ class Streams:
         """Handle a REQUEST for a stream that is known already."""
         seen = message.seen
         asked = request in self._state.asked
-        if seen < request.base_seq or (asked and seen >= request.next_seq):
+        # A reader has more than is known here if the end of the stream was lost with chunks that it had got.
+        if not request.base_seq <= seen <= request.next_seq or (asked and seen == request.next_seq):
             self._go_on(request, message, frames, asked=asked)
         elif not asked:
             # Otherwise it was sent before the client read that it is asked; it will send another one.
-            self._grant(request, message.window - max(0, request.next_seq - seen))
+            self._grant(request, message.window - (request.next_seq - seen))
 
     def _grant(self, request: Request, room: int) -> None:
         more = room - request.credit

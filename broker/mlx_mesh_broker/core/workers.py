@@ -211,9 +211,12 @@ class Workers:
     def _reconcile(self, worker: Worker, held: set[tuple[bytes, int]]) -> None:
         """After a new connection: ask again for what the worker holds, and have the rest run.
 
-        An answer may have been lost with the old connection; to a JOB that it knows the worker answers again.
+        An answer may have been lost with the old connection; to a JOB that it knows the worker answers again. It keeps
+        no chunks, so a stream is run again.
         """
-        for request in list(worker.jobs.values()):
+        for job_id, request in list(worker.jobs.items()):
+            if request.stream:
+                self._state.to_worker(worker, Cancel(job_id))
             self._dispatcher.release(request)
             if not request.stream and (request.session.key, request.id) in held:
                 self._dispatcher.send(request, worker)
