@@ -18,7 +18,17 @@ from tests.generate.driver import Driver, texts_of
 pytestmark = pytest.mark.slow
 
 BULK, INTERACTIVE = 2, 0
-SEEDED = {"prompt": "Once upon a time", "max_tokens": 40, "temperature": 1.0, "top_p": 0.95, "seed": 11}
+ENDLESS = {"1": -100}
+"""The token that ends a text is never chosen."""
+
+SEEDED = {
+    "prompt": "Once upon a time",
+    "max_tokens": 40,
+    "temperature": 1.0,
+    "top_p": 0.95,
+    "seed": 11,
+    "logit_bias": ENDLESS,
+}
 
 Made = Callable[..., GenerateEngine]
 
@@ -112,7 +122,7 @@ def test_a_slow_reader_gets_several_tokens_in_a_chunk_and_the_same_text(engine: 
     driver = Driver(engine)
     (expected,) = driver.all(SEEDED)
     job = driver.submit(SEEDED)
-    neighbour = driver.submit({"prompt": "beside", "max_tokens": 60})
+    neighbour = driver.submit({"prompt": "beside", "max_tokens": 60, "logit_bias": ENDLESS})
     while len(driver.chunks[job]) < 3:
         driver.turn()
     job.backlog.append(())
@@ -128,7 +138,7 @@ def test_a_slow_reader_gets_several_tokens_in_a_chunk_and_the_same_text(engine: 
 
 def test_a_reader_that_is_far_behind_pauses_its_text_and_nobody_else(engine: GenerateEngine) -> None:
     driver = Driver(engine)
-    body = {"prompt": "Once", "max_tokens": HELD_MAX + 200, "temperature": 1.0, "seed": 5, "logit_bias": {"1": -100}}
+    body = {"prompt": "Once", "max_tokens": HELD_MAX + 200, "temperature": 1.0, "seed": 5, "logit_bias": ENDLESS}
     (expected,) = driver.all(body)
     job = driver.submit(body)
     neighbour = driver.submit({**body, "max_tokens": HELD_MAX + 250})
@@ -147,8 +157,8 @@ def test_a_text_that_outgrows_its_batch_moves_on_with_the_same_tokens(
     engine: GenerateEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     driver = Driver(engine)
-    body = {"prompt": [7] * 245, "max_tokens": 60, "temperature": 1.0, "seed": 3, "logit_bias": {"1": -100}}
-    bodies = [body, {**body, "seed": 4}, {"prompt": "short", "max_tokens": 70, "logit_bias": {"1": -100}}]
+    body = {"prompt": [7] * 245, "max_tokens": 60, "temperature": 1.0, "seed": 3, "logit_bias": ENDLESS}
+    bodies = [body, {**body, "seed": 4}, {"prompt": "short", "max_tokens": 70, "logit_bias": ENDLESS}]
     expected = [driver.all(each)[0] for each in bodies]
     texts_of(engine).prefixes.clear()
     monkeypatch.setattr(decoder, "LOOKAHEAD", 4)
@@ -170,7 +180,7 @@ def test_texts_wait_for_memory_and_all_are_answered(made: Made) -> None:
     engine = made(kv_max_bytes=2**19)
     texts = texts_of(engine)
     driver = Driver(engine)
-    body = {"prompt": "Once", "max_tokens": 400, "logit_bias": {"1": -100}}
+    body = {"prompt": "Once", "max_tokens": 400, "logit_bias": ENDLESS}
     most = 2**19 // texts._bytes(406)
     jobs = [driver.submit({**body, "temperature": 1.0, "seed": seed}) for seed in range(3 * most)]
     together = 0
@@ -185,7 +195,7 @@ def test_texts_wait_for_memory_and_all_are_answered(made: Made) -> None:
 def test_a_text_that_waits_for_memory_until_its_deadline_is_told_the_figures(made: Made) -> None:
     engine = made(kv_max_bytes=2**20)
     driver = Driver(engine)
-    body = {"prompt": "Once", "max_tokens": 1500, "logit_bias": {"1": -100}}
+    body = {"prompt": "Once", "max_tokens": 1500, "logit_bias": ENDLESS}
     runs = driver.submit(body)
     waits = driver.submit(body, remaining_ms=400)
     error = driver.error(waits)
@@ -198,7 +208,7 @@ def test_a_text_that_waits_for_memory_until_its_deadline_is_told_the_figures(mad
 def test_an_interactive_text_gets_the_memory_of_a_bulk_one(made: Made) -> None:
     engine = made(kv_max_bytes=2**20)
     driver = Driver(engine)
-    body = {"prompt": "Once", "max_tokens": 1500, "logit_bias": {"1": -100}, "temperature": 1.0, "seed": 2}
+    body = {"prompt": "Once", "max_tokens": 1500, "logit_bias": ENDLESS, "temperature": 1.0, "seed": 2}
     bulk = driver.submit(body, lane=BULK)
     while len(driver.chunks[bulk]) < 10:
         driver.turn()

@@ -59,11 +59,13 @@ class DecodeBatch:
         model: of mlx-lm.
         capacity: tokens that a row has room for.
         most: rows that it may come to have.
+        places: rows that it has room for from the beginning.
     """
 
-    def __init__(self, model: Any, capacity: int, most: int) -> None:
+    def __init__(self, model: Any, capacity: int, most: int, places: int = 1) -> None:
         self._model = model
         self._most = most
+        self._places = places
         self.capacity = capacity
         self.rows: list[Row] = []
         self._lengths = Lengths()
@@ -80,6 +82,11 @@ class DecodeBatch:
     def nbytes(self) -> int:
         """Bytes of the caches."""
         return sum(cache.nbytes for cache in self._caches)
+
+    @property
+    def unread(self) -> bool:
+        """Whether tokens were computed and not read."""
+        return self._unread is not None
 
     def growth(self, rows: int) -> int:
         """Return how many tokens' worth of places are made when so many rows join."""
@@ -145,6 +152,11 @@ class DecodeBatch:
             self._caches = []
             self._tokens = mx.array([], dtype=mx.int32)
 
+    def next_token(self, row: Row) -> mx.array:
+        """Return the token that comes next into the model, of shape ``(1,)``."""
+        place = self.rows.index(row)
+        return self._tokens[place : place + 1]
+
     def cache_of(self, row: Row) -> tuple[list[Any], int]:
         """Return a row's cache and how many tokens it holds."""
         place = self.rows.index(row)
@@ -153,7 +165,7 @@ class DecodeBatch:
         return cache, self._lengths[place]
 
     def _empty(self, layer: Any) -> Any:
-        return SlotKVCache(self._lengths, self.capacity, self._most) if type(layer) is KVCache else None
+        return SlotKVCache(self._lengths, self.capacity, self._places, self._most) if type(layer) is KVCache else None
 
     def _start(self) -> _Chosen:
         inputs = self._tokens

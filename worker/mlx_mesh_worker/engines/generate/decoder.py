@@ -22,6 +22,9 @@ WASTE_MAX: Final = 4
 """A row joins a batch whose rows have up to this many times the room it needs. One more batch is one more pass of the
 model in each step, so few batches are better than little waste."""
 
+SHORT_MAX: Final = 1024
+"""Batches up to this length are always shared: what is wasted is little against what a pass costs."""
+
 
 def capacity_for(tokens: int) -> int:
     """Return the room of a batch for rows of so many tokens: a multiple of 256, from 1024 on of a quarter of itself."""
@@ -67,10 +70,7 @@ class Decoder:
 
     def join(self, row: Row, cache: Sequence[Any], token: mx.array | int) -> None:
         """Take a row in: its cache, and the token that comes next into the model."""
-        batch = self._fitting(row)
-        if batch is None:
-            batch = DecodeBatch(self._model, capacity_for(_need(row)), 1 if row.solo else self._most)
-            (self._solo if row.solo else self._batches).append(batch)
+        batch = self._fitting(row) or (self._alone(row) if row.solo else self._larger(row))
         batch.join(row, cache, token)
         self._of[row] = batch
 
@@ -82,8 +82,28 @@ class Decoder:
     def _fitting(self, row: Row) -> DecodeBatch | None:
         """Return the batch that a row joins, None for a new one."""
         need = _need(row)
-        fitting = [batch for batch in self._batches if need <= batch.capacity <= WASTE_MAX * need]
+        most = max(SHORT_MAX, WASTE_MAX * need)
+        fitting = [batch for batch in self._batches if need <= batch.capacity <= most]
         return min(fitting, key=lambda batch: batch.capacity) if fitting and not row.solo else None
+
+    def _alone(self, row: Row) -> DecodeBatch:
+        batch = DecodeBatch(self._model, capacity_for(_need(row)), 1)
+        self._solo.append(batch)
+        return batch
+
+    def _larger(self, row: Row) -> DecodeBatch:
+        """Return a new batch with room for a row. Those that are not much smaller move into it: one pass less."""
+        capacity = capacity_for(_need(row))
+        near = [b for b in self._batches if capacity <= max(SHORT_MAX, WASTE_MAX * b.capacity) and not b.unread]
+        near = [b for b in near if b.capacity < capacity]
+        batch = DecodeBatch(self._model, capacity, self._most, places=1 + sum(map(len, near)))
+        for smaller in near:
+            for moved in smaller.rows:
+                batch.join(moved, smaller.cache_of(moved)[0], smaller.next_token(moved))
+                self._of[moved] = batch
+            self._batches.remove(smaller)
+        self._batches.append(batch)
+        return batch
 
     def turn(self) -> list[DecodeBatch]:
         """Return the batches whose turn it is: that of a suspect, or all others."""

@@ -64,10 +64,12 @@ class SlotKVCache:
     Args:
         lengths: of the rows; the caller advances them after each step.
         capacity: tokens that a row has room for.
+        first: rows that there is room for from the first one on.
         most: rows that it is made for.
     """
 
-    def __init__(self, lengths: Lengths, capacity: int, most: int) -> None:
+    def __init__(self, lengths: Lengths, capacity: int, first: int, most: int) -> None:
+        self._first = first
         self._lengths = lengths
         self._capacity = capacity
         self._most = most
@@ -157,7 +159,8 @@ class SlotKVCache:
         _, heads, _, dimension = new.shape
         places = 0 if held is None else held.shape[0]
         if row >= places:
-            larger = mx.zeros((grown(places, row + 1, self._most), heads, self._capacity, dimension), new.dtype)
+            more = grown(places, row + 1, self._most) if places else self._first
+            larger = mx.zeros((more, heads, self._capacity, dimension), new.dtype)
             if held is not None:
                 larger[:places] = held
             held = larger
