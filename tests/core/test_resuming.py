@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from mlx_mesh_broker.core import events
+from mlx_mesh_broker.core.entities import PROGRESS_CHUNKS
 from mlx_mesh_wire import messages
 from mlx_mesh_wire.messages import Flag
 from tests.core.harness import BODY, Client, Harness, Worker
@@ -169,6 +170,44 @@ def test_a_suspect_goes_on_alone_and_what_kills_two_workers_is_quarantined_by_wh
     client.say(messages.Request(9, "echo", "", 1, 60_000, RESEND, 4, b"", "", 2), [*BODY, b"another state"])
     assert {9: "POISON_REQUEST"} == client.answers()
     assert other in client.harness.core._state.sessions[client.session].outstanding
+
+
+def test_a_stream_that_got_on_with_its_second_worker_is_no_suspect_any_more() -> None:
+    _, worker, client, job = streaming(chunks=1, window=64)
+    for life in range(5):
+        worker.die([job.job_id])
+        worker = client.harness.worker(f"next {life}")
+        seen = 1 + life * PROGRESS_CHUNKS
+        resend(client, seen, window=64)
+        ((job, _),) = jobs_with_frames(worker)
+        assert job.flags & Flag.ALONE
+        send(worker, job, range(seen, seen + PROGRESS_CHUNKS))
+        client.take()
+    worker.say(messages.Final(job.job_id, 1, 0, 0, 0, 0), BODY)
+    assert {STREAM: "OK"} == client.answers()
+
+
+def test_too_little_progress_clears_nothing() -> None:
+    mesh, worker, client, job = streaming(chunks=1)
+    worker.die([job.job_id])
+    second = mesh.worker("second")
+    resend(client, 1)
+    ((again, _),) = jobs_with_frames(second)
+    send(second, again, range(1, PROGRESS_CHUNKS))
+    client.take()
+    second.die([again.job_id])
+    assert {STREAM: "POISON_REQUEST"} == client.answers()
+
+
+def test_only_attempts_without_progress_are_counted_against_a_stream() -> None:
+    mesh, worker, client, job = streaming(chunks=PROGRESS_CHUNKS, window=64, attempts_max=2)
+    for life in range(2):
+        worker.die()
+        resend(client, PROGRESS_CHUNKS, window=64)
+        worker = mesh.worker(f"next {life}")
+    assert [job.job_id] != worker.jobs()
+    worker.die()
+    assert {STREAM: "WORKER_LOST"} == client.answers()
 
 
 def test_at_most_once_is_not_asked_for_again() -> None:

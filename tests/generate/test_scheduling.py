@@ -238,6 +238,6 @@ def test_a_suspect_is_computed_in_steps_of_its_own_until_it_is_cleared(engine: G
     assert expected == [driver.tokens(job) for job in (*plain, *suspects)]
     for suspect in suspects:
         mine = [step for step in steps if suspect in step]
-        assert [(suspect,)] * 9 == mine[:9]
-        assert any(len(step) > 1 for step in mine[9:])
+        assert [(suspect,)] * 5 == mine[:5]
+        assert any(len(step) > 1 for step in mine[5:])
     assert any(set(plain) <= set(step) for step in steps)

@@ -54,7 +54,7 @@ class Config:
     session_idle_s: float = setting(90.0, low=1, high=86400, help="silence after which a client is forgotten")
     credit_s: float = setting(10.0, low=0.1, high=3600, help="how long a stream may wait for its reader")
     deaths_max: int = setting(2, low=1, high=10, help="workers that may die computing a request before it is poison")
-    attempts_max: int = setting(16, low=1, high=1000, help="times that a request is given to workers in all")
+    attempts_max: int = setting(16, low=1, high=1000, help="workers that a request is given to in vain")
     quarantine_s: float = setting(600.0, low=0, high=86400, help="how long a poisonous body is refused at once")
     cache_max_bytes: int = setting(64 * MIB, low=0, help="bytes of results kept for repeated requests; 0 turns it off")
     cache_ttl_s: float = setting(300.0, low=0, high=86400, help="how long such a result is used")

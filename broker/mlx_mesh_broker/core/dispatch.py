@@ -46,6 +46,8 @@ class Dispatcher:
         request.job_id = job_id
         request.job_due = request.due
         request.attempts += 1
+        request.fruitless += 1
+        request.first_seq = request.next_seq
         request.dispatched = now
         if not worker.jobs:
             worker.progressed = now
@@ -128,8 +130,8 @@ class Dispatcher:
 
     def take_back(self, request: Request) -> None:
         """Have a released request run again; a stream whose reader has more than is known here waits for its client."""
-        if request.attempts >= self._state.config.attempts_max:
-            why = failure("WORKER_LOST", f"given to {request.attempts} workers, none of which finished it")
+        if request.fruitless >= self._state.config.attempts_max:
+            why = failure("WORKER_LOST", f"given to {request.fruitless} workers, none of which got on with it")
             self._answers.failed(request, why)
         elif lacks_state(request):
             ask(self._state, request)
@@ -199,6 +201,7 @@ class Dispatcher:
         heir.queue = request.queue
         heir.followers, request.followers = request.followers, None
         heir.attempts, heir.deaths, heir.dispatched = request.attempts, request.deaths, request.dispatched
+        heir.fruitless = request.fruitless
         for follower in heir.followers or ():
             follower.leader = heir
         self._state.flights[request.key] = heir

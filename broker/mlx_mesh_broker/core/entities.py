@@ -27,6 +27,11 @@ REQUEST_BYTES: Final = 2048 + SMALL_BYTES
 """What a request takes at most, unless its body is larger than that; the broker's own records take 2 KiB."""
 
 
+PROGRESS_CHUNKS: Final = 4
+"""So many new chunks in one attempt clear a stream of what was held against it. What kills a worker does so at the same
+token again, and a worker that died had computed at most one token or two beyond those that came here.
+"""
+
 KEPT_PLACES: Final = 2
 """Places of a worker that bulk work never takes, or a quarter of its slots if that is less: one for the interactive
 request that is computed, one for the next. Otherwise a place that an interactive request leaves is taken by bulk work
@@ -50,7 +55,9 @@ class Request:
     Attributes:
         due: the deadline, in seconds of the broker's clock; ``tick`` is the wheel's.
         worker: who holds the job now, if any; ``job_id`` is that of the attempt, ``job_due`` the deadline that it told.
-        deaths: workers that died while they computed it.
+        deaths: workers that died while they computed it, since it last made progress.
+        fruitless: attempts since then; ``attempts`` are all.
+        first_seq: number of the first chunk that this attempt can bring.
         leader: the equal request whose computation this one shares; ``followers`` are its counterparts.
         key: what is equal, if it may be shared or cached.
         next_seq: sequence number of the chunk that the client is to get next.
@@ -62,9 +69,10 @@ class Request:
     """
 
     __slots__ = (
-        "affinity", "arrived", "attempts", "base_seq", "charged", "credit", "deaths", "dispatched", "due", "flags",
-        "followers", "frames", "id", "job_due", "job_id", "kept", "key", "lane", "leader", "model", "next_seq", "op",
-        "queue", "session", "size", "starved_at", "stream", "tick", "traceparent", "waiting", "worker",
+        "affinity", "arrived", "attempts", "base_seq", "charged", "credit", "deaths", "dispatched", "due",
+        "first_seq", "flags", "followers", "frames", "fruitless", "id", "job_due", "job_id", "kept", "key", "lane",
+        "leader", "model", "next_seq", "op", "queue", "session", "size", "starved_at", "stream", "tick",
+        "traceparent", "waiting", "worker",
     )  # fmt: skip
 
     def __init__(self, session: Session, message: messages.Request, frames: Sequence[bytes], now: float) -> None:
@@ -91,6 +99,8 @@ class Request:
         self.job_id = 0
         self.job_due = 0.0
         self.attempts = 0
+        self.fruitless = 0
+        self.first_seq = 0
         self.deaths = 0
         self.dispatched = 0.0
         self.leader: Request | None = None

@@ -8,7 +8,7 @@ from mlx_mesh_broker.core.actions import ToWorker, Unwatch, Watch
 from mlx_mesh_broker.core.answers import Failure, failure
 from mlx_mesh_broker.core.clients import welcome
 from mlx_mesh_broker.core.complaints import Complaints
-from mlx_mesh_broker.core.entities import Worker
+from mlx_mesh_broker.core.entities import PROGRESS_CHUNKS, Worker
 from mlx_mesh_broker.core.lifecycle import Turn, WorkerState, next_state
 from mlx_mesh_broker.core.state import Holding
 from mlx_mesh_wire import limits
@@ -299,6 +299,8 @@ class Workers:
             metrics.first_chunk.observe(state.now - request.arrived)
         metrics.chunks += 1
         request.next_seq += 1
+        if request.next_seq - request.first_seq == PROGRESS_CHUNKS:
+            request.deaths = request.fruitless = 0
         request.credit -= 1
         if request.credit <= 0:
             state.metrics.counts["credit_overruns"] += request.credit < 0

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mlx_mesh_worker.engines.generate.text import TextStream
     from mlx_mesh_worker.job import Job
 
-SOLO_TOKENS: Final = 8
+SOLO_TOKENS: Final = 4
 """A suspect that has come so far beyond where it began is cleared: what kills does so at the same place again."""
 
 HELD_MAX: Final = 256

@@ -1,0 +1,156 @@
+"""Texts are generated while their workers are killed; each must end normally and equal that of an undisturbed run.
+
+``python -m tests.faults.streams --streams 16 --kills 20 [--storm] [--broker]``
+
+In each round all streams run and one worker that generates is killed. ``--storm`` kills again and again within a round,
+whenever a worker generates; ``--broker`` kills the broker instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks.llama import make_llama
+from mlx_mesh import AsyncMesh, GenerateResult
+from tests.live import LiveMesh, Process, live_mesh
+
+WORKERS = 2
+TOKENS = 160
+PATIENCE_S = 240.0
+
+
+class Story(NamedTuple):
+    """One stream: its text, its token ids, and how it ended."""
+
+    text: str
+    tokens: list[int]
+    result: GenerateResult
+
+
+class Outcome(NamedTuple):
+    rounds: int
+    kills: int
+    streams: int
+    moved: int
+    different: int
+    longest_gap_s: float
+    seconds: float
+
+
+class Mesh:
+    """A broker and workers that are started again when they end, as supervisord does."""
+
+    def __init__(self, live: LiveMesh, model: Path) -> None:
+        self._live = live
+        self._model = model
+        self._broker = live.broker()
+        self._workers = [self._start(n) for n in range(WORKERS)]
+
+    def _start(self, number: int) -> Process:
+        return self._live.worker("generate", f"g{number}", "--model", str(self._model))
+
+    async def keep(self) -> None:
+        while True:
+            for number, worker in enumerate(self._workers):
+                if worker.poll() is not None:
+                    self._workers[number] = self._start(number)
+            if self._broker.poll() is not None:
+                self._broker = self._live.broker()
+            await asyncio.sleep(0.05)
+
+    def kill_broker(self) -> bool:
+        self._broker.kill()
+        self._broker.wait()
+        return True
+
+    async def kill_one(self, client: AsyncMesh, chance: random.Random) -> bool:
+        """Kill a worker that generates, if there is one."""
+        status = await client.status()
+        busy = [worker["pid"] for worker in status["workers"] if worker["in_flight"] and worker["host"]]
+        own = {worker.pid for worker in self._workers}
+        found = sorted(set(busy) & own)
+        if not found:
+            return False
+        os.kill(chance.choice(found), signal.SIGKILL)
+        return True
+
+
+async def until_ready(client: AsyncMesh) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while len([w for w in (await client.status())["workers"] if w["state"] == "ready"]) < WORKERS:  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+
+
+async def tell(client: AsyncMesh, number: int, gaps: list[float]) -> Story:
+    """Read one stream; half of them are greedy, half are sampled."""
+    asked: dict[str, Any] = {"max_tokens": TOKENS, "temperature": number % 2 * 1.0, "seed": number}
+    chunks = []
+    generation = client.generate(f"Story number {number}, as it was told:", timeout=PATIENCE_S, **asked)
+    last = time.monotonic()
+    async for chunk in generation:
+        now = time.monotonic()
+        gaps.append(now - last)
+        last = now
+        chunks.append(chunk)
+    assert generation.result is not None
+    tokens = [token for chunk in chunks for token in chunk.tokens]
+    return Story("".join(chunk.text for chunk in chunks), tokens, generation.result)
+
+
+async def run(live: LiveMesh, model: Path, streams: int, kills: int, *, storm: bool, broker: bool) -> Outcome:
+    chance = random.Random(7)
+    mesh = Mesh(live, model)
+    keeper = asyncio.create_task(mesh.keep())
+    done = rounds = moved = different = 0
+    gaps: list[float] = []
+    async with AsyncMesh(live.endpoint) as client:
+        await client.ready(["generate"], timeout=PATIENCE_S)
+        await until_ready(client)
+        calm = await asyncio.gather(*(tell(client, n, []) for n in range(streams)))
+        began = time.monotonic()
+        while done < kills:
+            await until_ready(client)
+            tasks = [asyncio.create_task(tell(client, n, gaps)) for n in range(streams)]
+            rounds += 1
+            here = 0
+            while done < kills and (storm or not here) and not all(task.done() for task in tasks):
+                await asyncio.sleep(chance.uniform(0.1, 0.8))
+                if mesh.kill_broker() if broker else await mesh.kill_one(client, chance):
+                    here += 1
+                    done += 1
+            for number, story in enumerate(await asyncio.gather(*tasks)):
+                moved += story.result.usage["moved"]
+                same = (story.text, story.tokens) == (calm[number].text, calm[number].tokens)
+                if not same or story.result.finish_reason != calm[number].result.finish_reason:
+                    different += 1
+            print(f"round {rounds}: {here} kills, {moved} moves so far, {different} texts differ", flush=True)
+        seconds = time.monotonic() - began
+    keeper.cancel()
+    return Outcome(rounds, done, streams, moved, different, max(gaps), seconds)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--streams", type=int, default=16)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--storm", action="store_true", help="kill again within a round")
+    parser.add_argument("--broker", action="store_true", help="kill the broker instead of workers")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder, live_mesh() as live:
+        model = make_llama(Path(folder) / "tiny-llama", "tiny")
+        outcome = asyncio.run(run(live, model, args.streams, args.kills, storm=args.storm, broker=args.broker))
+    print(outcome)
+    return 1 if outcome.different else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
