@@ -3,7 +3,7 @@
 ``python -m tests.faults.streams --streams 16 --kills 20 [--storm] [--broker]``
 
 In each round all streams run and one worker that generates is killed. ``--storm`` kills again and again within a round,
-whenever a worker generates; ``--broker`` kills the broker instead.
+as soon as all workers are back, so that some streams meet two deaths before they could get on and count as poison; ``--broker`` kills the broker instead.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.llama import make_llama
-from mlx_mesh import AsyncMesh, GenerateResult
+from mlx_mesh import AsyncMesh, GenerateResult, PoisonRequestError
 from tests.live import LiveMesh, Process, live_mesh
 
 WORKERS = 2
 TOKENS = 160
+TOKENS_STORM = 1500
 PATIENCE_S = 240.0
 
 
@@ -42,6 +43,7 @@ class Outcome(NamedTuple):
     streams: int
     moved: int
     different: int
+    poisoned: int
     longest_gap_s: float
     seconds: float
 
@@ -73,8 +75,10 @@ class Mesh:
         return True
 
     async def kill_one(self, client: AsyncMesh, chance: random.Random) -> bool:
-        """Kill a worker that generates, if there is one."""
+        """Kill a worker that generates, if another can take over: two deaths in a row look like poison."""
         status = await client.status()
+        if sum(worker["state"] == "ready" for worker in status["workers"]) < WORKERS:
+            return False
         busy = [worker["pid"] for worker in status["workers"] if worker["in_flight"] and worker["host"]]
         own = {worker.pid for worker in self._workers}
         found = sorted(set(busy) & own)
@@ -90,9 +94,10 @@ async def until_ready(client: AsyncMesh) -> None:
             await asyncio.sleep(0.1)
 
 
-async def tell(client: AsyncMesh, number: int, gaps: list[float]) -> Story:
-    """Read one stream; half of them are greedy, half are sampled."""
-    asked: dict[str, Any] = {"max_tokens": TOKENS, "temperature": number % 2 * 1.0, "seed": number}
+async def tell(client: AsyncMesh, number: int, gaps: list[float], count: int) -> Story:
+    """Read one stream; half of them are greedy, half are sampled; none ends before its time."""
+    asked: dict[str, Any] = {"max_tokens": count, "temperature": number % 2 * 1.0, "seed": number}
+    asked["logit_bias"] = {1: -100}
     chunks = []
     generation = client.generate(f"Story number {number}, as it was told:", timeout=PATIENCE_S, **asked)
     last = time.monotonic()
@@ -108,18 +113,19 @@ async def tell(client: AsyncMesh, number: int, gaps: list[float]) -> Story:
 
 async def run(live: LiveMesh, model: Path, streams: int, kills: int, *, storm: bool, broker: bool) -> Outcome:
     chance = random.Random(7)
+    count = TOKENS_STORM if storm else TOKENS
     mesh = Mesh(live, model)
     keeper = asyncio.create_task(mesh.keep())
-    done = rounds = moved = different = 0
+    done = rounds = moved = different = poisoned = 0
     gaps: list[float] = []
     async with AsyncMesh(live.endpoint) as client:
         await client.ready(["generate"], timeout=PATIENCE_S)
         await until_ready(client)
-        calm = await asyncio.gather(*(tell(client, n, []) for n in range(streams)))
+        calm = await asyncio.gather(*(tell(client, n, [], count) for n in range(streams)))
         began = time.monotonic()
         while done < kills:
             await until_ready(client)
-            tasks = [asyncio.create_task(tell(client, n, gaps)) for n in range(streams)]
+            tasks = [asyncio.create_task(tell(client, n, gaps, count)) for n in range(streams)]
             rounds += 1
             here = 0
             while done < kills and (storm or not here) and not all(task.done() for task in tasks):
@@ -127,7 +133,12 @@ async def run(live: LiveMesh, model: Path, streams: int, kills: int, *, storm: b
                 if mesh.kill_broker() if broker else await mesh.kill_one(client, chance):
                     here += 1
                     done += 1
-            for number, story in enumerate(await asyncio.gather(*tasks)):
+            for number, story in enumerate(await asyncio.gather(*tasks, return_exceptions=True)):
+                if storm and isinstance(story, PoisonRequestError):
+                    poisoned += 1
+                    continue
+                if isinstance(story, BaseException):
+                    raise story
                 moved += story.result.usage["moved"]
                 same = (story.text, story.tokens) == (calm[number].text, calm[number].tokens)
                 if not same or story.result.finish_reason != calm[number].result.finish_reason:
@@ -135,7 +146,7 @@ async def run(live: LiveMesh, model: Path, streams: int, kills: int, *, storm: b
             print(f"round {rounds}: {here} kills, {moved} moves so far, {different} texts differ", flush=True)
         seconds = time.monotonic() - began
     keeper.cancel()
-    return Outcome(rounds, done, streams, moved, different, max(gaps), seconds)
+    return Outcome(rounds, done, streams, moved, different, poisoned, max(gaps), seconds)
 
 
 def main() -> int:

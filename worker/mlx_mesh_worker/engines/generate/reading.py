@@ -11,7 +11,7 @@ from mlx_lm.models.cache import make_prompt_cache
 from mlx_mesh_worker.engines.generate.pace import PIECE_MIN
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from mlx_mesh_worker.engines.generate.row import Row
 
@@ -25,7 +25,8 @@ class Reader:
     """Rows whose prompts are being read.
 
     Turns alternate: one goes to the shortest prompt of the most urgent lane, the next to the one that came first. So a
-    short question gets past a long document, and the document still gets half of the time.
+    short question gets past a long document, and the document still gets half of the time. Suspects come first: the
+    longer one takes to be cleared, the likelier an unrelated death is laid on it.
     """
 
     def __init__(self, model: Any) -> None:
@@ -51,9 +52,9 @@ class Reader:
         """Return which rows are read next, and how many tokens of each, about ``tokens`` in all."""
         self._oldest_first = not self._oldest_first
         if self._oldest_first:
-            ordered: Iterable[Row] = self.rows
+            ordered = sorted(self.rows, key=lambda row: not row.solo)
         else:
-            ordered = sorted(self.rows, key=lambda row: (row.job.lane, row.rest))
+            ordered = sorted(self.rows, key=lambda row: (not row.solo, row.job.lane, row.rest))
         pieces: list[Piece] = []
         for row in ordered:
             if row.solo and pieces:
