@@ -3,7 +3,8 @@
 ``python -m tests.faults.streams --streams 16 --kills 20 [--storm] [--broker]``
 
 In each round all streams run and one worker that generates is killed. ``--storm`` kills again and again within a round,
-as soon as all workers are back, so that some streams meet two deaths before they could get on and count as poison; ``--broker`` kills the broker instead.
+as soon as all workers are back, so that some streams meet two deaths before they could get on and count as poison;
+``--broker`` kills the broker instead.
 """
 
 from __future__ import annotations
