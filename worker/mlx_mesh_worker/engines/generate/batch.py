@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import mlx.core as mx
-from mlx_lm.models.cache import KVCache, TokenBuffer
+from mlx_lm.models.cache import KVCache, TokenBuffer, make_prompt_cache
 
+from mlx_mesh_worker.engines.generate.logprobs import as_list, read_details, token_details
 from mlx_mesh_worker.engines.generate.slots import Lengths, SlotKVCache, grown
 
 if TYPE_CHECKING:
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
 
 STATES_EVERY: Final = 64
 """Steps after which all caches are evaluated: what no token depends on would grow a graph without end."""
-
-TOP_MAX: Final = 20
 
 _begin: Final[Any] = mx.async_eval
 
@@ -90,9 +89,13 @@ class DecodeBatch:
 
     def growth(self, rows: int) -> int:
         """Return how many tokens' worth of places are made when so many rows join."""
-        places = max((cache.places for cache in self._caches if isinstance(cache, SlotKVCache)), default=0)
-        needed = len(self.rows) + rows
+        needed, places = len(self.rows) + rows, self.room // self.capacity
         return 0 if needed <= places else (grown(places, needed, self._most) - places) * self.capacity
+
+    @property
+    def room(self) -> int:
+        """Tokens that there are places for, used or not."""
+        return self.capacity * max((c.places for c in self._caches if isinstance(c, SlotKVCache)), default=0)
 
     @property
     def reach(self) -> int:
@@ -152,6 +155,12 @@ class DecodeBatch:
             self._caches = []
             self._tokens = mx.array([], dtype=mx.int32)
 
+    def logits(self) -> mx.array:
+        """Let the model read the next token of each row; return what follows, of shape ``(rows, vocabulary)``."""
+        found: mx.array = self._model(self._tokens[:, None], cache=self._caches)[:, -1, :]
+        self._lengths.advance()
+        return found
+
     def next_token(self, row: Row) -> mx.array:
         """Return the token that comes next into the model, of shape ``(1,)``."""
         place = self.rows.index(row)
@@ -160,6 +169,9 @@ class DecodeBatch:
     def cache_of(self, row: Row) -> tuple[list[Any], int]:
         """Return a row's cache and how many tokens it holds."""
         place = self.rows.index(row)
+        if not self._lengths[place]:
+            make: Any = make_prompt_cache
+            return make(self._model), 0
         cache = [layer.extract(place) for layer in self._caches]
         mx.eval([layer.state for layer in cache])
         return cache, self._lengths[place]
@@ -168,9 +180,7 @@ class DecodeBatch:
         return SlotKVCache(self._lengths, self.capacity, self._places, self._most) if type(layer) is KVCache else None
 
     def _start(self) -> _Chosen:
-        inputs = self._tokens
-        logits = self._model(inputs[:, None], cache=self._caches)[:, -1, :]
-        self._lengths.advance()
+        inputs, logits = self._tokens, self.logits()
         errors: dict[Row, Exception] = {}
         if self._contexts:
             logits = self._processed(logits, inputs, errors)
@@ -223,7 +233,7 @@ class DecodeBatch:
         if chosen is None:
             return []
         mx.eval(chosen.tokens, chosen.finite, list(chosen.details.values()))
-        tokens, finite = _list(chosen.tokens), _list(chosen.finite)
+        tokens, finite = as_list(chosen.tokens), as_list(chosen.finite)
         here = set(self.rows)
         found = []
         for row, token, sound in zip(chosen.rows, tokens, finite, strict=True):
@@ -233,21 +243,3 @@ class DecodeBatch:
             logprob, top = read_details(*detail, row.body.top_logprobs) if detail else (None, None)
             found.append(Token(row, token, sound, logprob, top, chosen.errors.get(row)))
         return found
-
-
-def token_details(logprobs: mx.array, token: mx.array) -> tuple[mx.array, mx.array, mx.array]:
-    """Return a token's log probability, the likeliest tokens, and theirs."""
-    count = min(TOP_MAX, logprobs.shape[-1])
-    likeliest = mx.argsort(-logprobs)[:count]
-    return logprobs[token], likeliest, logprobs[likeliest]
-
-
-def read_details(
-    own: mx.array, likeliest: mx.array, theirs: mx.array, count: int
-) -> tuple[float, list[tuple[int, float]]]:
-    """Return what :func:`token_details` gave as numbers, with as many of the likeliest tokens."""
-    return _list(own), list(zip(_list(likeliest), _list(theirs), strict=True))[:count]
-
-
-def _list(array: mx.array) -> Any:
-    return array.tolist()

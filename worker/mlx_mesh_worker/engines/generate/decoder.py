@@ -64,6 +64,11 @@ class Decoder:
         return list(self._of)
 
     @property
+    def suspects(self) -> bool:
+        """Whether there are rows that have turns of their own."""
+        return bool(self._solo)
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all caches."""
         return sum(batch.nbytes for batch in (*self._batches, *self._solo))
@@ -76,8 +81,12 @@ class Decoder:
 
     def growth(self, row: Row, others: int) -> int:
         """Return how many tokens' worth of room is made when this row joins, and so many others of its kind before."""
-        batch = self._fitting(row) or DecodeBatch(self._model, capacity_for(_need(row)), self._most)
-        return batch.growth(1 + others)
+        batch = self._fitting(row)
+        if batch is not None:
+            return batch.growth(1 + others)
+        capacity = capacity_for(_need(row))
+        near = [] if row.solo else self._near(capacity)
+        return capacity * (1 + others + sum(map(len, near))) - sum(each.room for each in near)
 
     def _fitting(self, row: Row) -> DecodeBatch | None:
         """Return the batch that a row joins, None for a new one."""
@@ -94,8 +103,7 @@ class Decoder:
     def _larger(self, row: Row) -> DecodeBatch:
         """Return a new batch with room for a row. Those that are not much smaller move into it: one pass less."""
         capacity = capacity_for(_need(row))
-        near = [b for b in self._batches if capacity <= max(SHORT_MAX, WASTE_MAX * b.capacity) and not b.unread]
-        near = [b for b in near if b.capacity < capacity]
+        near = self._near(capacity)
         batch = DecodeBatch(self._model, capacity, self._most, places=1 + sum(map(len, near)))
         for smaller in near:
             for moved in smaller.rows:
@@ -104,6 +112,11 @@ class Decoder:
             self._batches.remove(smaller)
         self._batches.append(batch)
         return batch
+
+    def _near(self, capacity: int) -> list[DecodeBatch]:
+        """Return the batches that move into a new one of this room."""
+        smaller = [batch for batch in self._batches if batch.capacity < capacity and not batch.unread]
+        return [batch for batch in smaller if capacity <= max(SHORT_MAX, WASTE_MAX * batch.capacity)]
 
     def turn(self) -> list[DecodeBatch]:
         """Return the batches whose turn it is: that of a suspect, or all others."""

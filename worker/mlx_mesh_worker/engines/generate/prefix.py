@@ -34,13 +34,14 @@ class PrefixCache:
         max_bytes: what the caches may take together; the least recently used goes first, system prompts last.
 
     Attributes:
+        max_bytes: as given.
         hits: prompts of which a beginning was found.
         saved_tokens: tokens that were not read again.
         nbytes: what the caches take.
     """
 
     def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self._keys: list[bytes] = []
         self._entries: dict[bytes, _Entry] = {}
         self.hits = 0
@@ -81,7 +82,7 @@ class PrefixCache:
             system: it is a system prompt, with which many texts begin.
         """
         size = sum(layer.nbytes for layer in cache)
-        if len(tokens) < PREFIX_MIN_TOKENS or size > self._max_bytes // 2:
+        if len(tokens) < PREFIX_MIN_TOKENS or size > self.max_bytes // 2:
             return
         key = _key(tokens)
         system = system or (key in self._entries and self._entries[key].system)
@@ -94,7 +95,7 @@ class PrefixCache:
         insort(self._keys, key)
         self._entries[key] = _Entry(cache, size, trimmable, system)
         self.nbytes += size
-        self.shrink(self._max_bytes)
+        self.shrink(self.max_bytes)
 
     def shrink(self, max_bytes: int) -> None:
         """Forget what was used longest ago until the rest takes so much at most."""

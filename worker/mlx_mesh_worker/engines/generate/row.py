@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from mlx_mesh_wire import EngineError, MeshError
 from mlx_mesh_worker.engine import Chunk, Result
 
 if TYPE_CHECKING:
@@ -107,8 +108,26 @@ class Row:
         """Whether its reader is so far behind that generating more is of no use."""
         return self.job.blocked and len(self._held) >= HELD_MAX
 
-    def advance(self, token: Token, end_tokens: frozenset[int]) -> str | None:
-        """Take in a token; return why the text ends with it, or None if it does not."""
+    def unread(self) -> None:
+        """Forget what the model has read of it, and what it has chosen beyond the text so far."""
+        self.cache, self.fed = None, 0
+        if self.sampler is not None:
+            self.sampler.position = len(self.tokens)
+
+    def advance(self, token: Token, end_tokens: frozenset[int]) -> tuple[str | None, MeshError | None]:
+        """Take in a token; return why the text ends with it, None if it does not, and what is wrong with it, if any."""
+        try:
+            if token.error is not None:
+                raise token.error
+            if not token.sound:
+                raise ValueError("the model gave no finite numbers")
+            return self._advance(token, end_tokens), None
+        except MeshError as error:
+            return None, error
+        except Exception as error:  # noqa: BLE001  its own sampler, processor or detokenizer: the others go on
+            return None, EngineError(f"token {len(self.tokens)}: {error}"[:800])
+
+    def _advance(self, token: Token, end_tokens: frozenset[int]) -> str | None:
         self.context.append(token.token)
         if token.token in end_tokens or token.token in self.body.stop_tokens:
             return "stop"

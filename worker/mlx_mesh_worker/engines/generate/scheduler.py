@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-from mlx_mesh_wire import EngineError, MeshError
 from mlx_mesh_wire.messages import Lane
 from mlx_mesh_worker.engine import Failure
 from mlx_mesh_worker.engines.generate.budget import TokenBytes, too_full, too_large
@@ -15,8 +15,9 @@ from mlx_mesh_worker.engines.generate.prefix import PrefixCache
 from mlx_mesh_worker.engines.generate.reading import Reader
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from mlx_mesh_wire import MeshError
     from mlx_mesh_worker.engine import Output
     from mlx_mesh_worker.engines.generate.batch import Token
     from mlx_mesh_worker.engines.generate.loader import LoadedModel
@@ -65,10 +66,11 @@ class Scheduler:
         self.prefixes = PrefixCache(settings.prefix_max_bytes)
         self._token_bytes: TokenBytes | None = None
         self._decoded_last = False
+        self._outputs: list[Output] = []  # those of a step that raised are given out by the next one
         self.counts = {"preemptions": 0, "generated_tokens": 0, "read_tokens": 0}
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._rows) + bool(self._outputs)
 
     @property
     def nbytes(self) -> int:
@@ -112,28 +114,32 @@ class Scheduler:
 
     def cancel(self, job: Job) -> None:
         """Take a row out, wherever it is; what it has read is kept for a text that begins alike."""
+        self._outputs = [output for output in self._outputs if output.job is not job]
         row = self._rows.get(job)
         if row is None:
             return
-        if row in self._decoder:
-            cache, held = self._decoder.cache_of(row)
-        else:
-            cache, held = row.cache or [], row.fed
-        self._drop(row)
-        if held:
-            self._keep(row.context[:held], cache)
+        found = (row.cache, row.fed) if row.cache else None
+        try:
+            found = self._decoder.cache_of(row) if row in self._decoder else found
+        finally:
+            self._drop(row)
+        if found:
+            self._keep(row.context[: found[1]], found[0])
 
     def step(self) -> list[Output]:
         """Let rows in as far as there is room; then read a piece of the prompts, or generate a token for each row."""
         now = time.monotonic()
-        outputs = self._let_in(now)
+        with self._salvaging():
+            self._let_in(now)
         reading, running = len(self._reader), len(self._decoder)
         if reading and (self._decoded_last or not running):
             self._decoded_last = False
             self._read(now, running=running > 0)
         elif running:
             self._decoded_last = True
-            outputs += self._decode(now, wait=reading > 0)
+            with self._salvaging():
+                self._decode(now, wait=reading > 0)
+        outputs, self._outputs = self._outputs, []
         return outputs
 
     def trim(self, level: int) -> None:
@@ -146,41 +152,52 @@ class Scheduler:
         assert self._token_bytes is not None  # noqa: S101  it is warm
         return self._token_bytes.of(tokens)
 
-    def _let_in(self, now: float) -> list[Output]:
+    @contextmanager
+    def _salvaging(self) -> Iterator[None]:
+        """If this raises, what the caches of the running rows hold is not known; those not to blame are read again."""
+        try:
+            yield
+        except Exception:
+            for row in self._decoder.rows:
+                row.unread()
+                if row.job in self._rows:
+                    self._waiting.append(row)
+            self._decoder.clear()
+            raise
+
+    def _let_in(self, now: float) -> None:
         """Begin with waiting rows, the most urgent first, while there are places and memory for them."""
-        outputs: list[Output] = []
         for row in sorted(self._waiting, key=lambda row: (row.job.lane, row.job.accepted)):
             if row.paused:
                 continue
-            if row.remaining <= 0:  # An earlier attempt had come to the end, and its end was lost.
+            if row.remaining <= 0 or row.text.stopped:  # An earlier attempt had come to the end, and its end was lost.
                 self._drop(row)
-                outputs.append(row.result("length", now, self._loaded.names[0]))
+                reason = "stop" if row.text.stopped else "length"
+                self._outputs.append(row.result(reason, now, self._loaded.names[0]))
                 continue
-            if len(self._reader) + len(self._decoder) >= self._rows_max and not self._preempt(row, now, outputs):
+            if len(self._reader) + len(self._decoder) >= self._rows_max and not self._preempt(row, now):
                 break
-            if row not in self._waiting:  # It ended while places were made.
-                continue
-            if not self._make_room(row, now, outputs):
+            if not self._make_room(row, now):
                 if now >= row.job.deadline - LAST_CHANCE_S:
-                    outputs.append(self._fail(row, too_full(row.reserved, self._kv_limit(), self._taken())))
+                    self._fail(row, too_full(row.reserved, self._kv_limit(), self._taken()))
                     continue
                 break
-            if row in self._waiting:
-                self._begin(row, now)
-        return outputs
+            self._begin(row, now)
 
     def _begin(self, row: Row, now: float) -> None:
+        self._mark([row.job])
         self._waiting.remove(row)
-        row.began = row.began or now
         if row.cache is None:
             cache, cached = self.prefixes.fetch(row.context)
-            row.cached = min(cached, len(row.prompt))
+            if not row.began:
+                row.cached = min(cached, len(row.prompt))
             self._reader.begin(row, cache, cached)
             self._join_read()
         elif row.rest:
             self._reader.begin(row, row.cache, row.fed)
         else:
             self._join(row)
+        row.began = row.began or now
 
     def _taken(self) -> int:
         """Return the bytes that rows take or may come to take, whichever is more."""
@@ -188,13 +205,13 @@ class Scheduler:
         held = self._decoder.nbytes + self._reader.nbytes
         return max(reserved, held) + sum(row.nbytes for row in self._waiting)
 
-    def _make_room(self, row: Row, now: float, outputs: list[Output]) -> bool:
+    def _make_room(self, row: Row, now: float) -> bool:
         """Return whether the memory for a row is there, forgetting prefixes and setting bulk texts aside for it."""
         if self._free_for(row) < 0 and not len(self._reader) and not len(self._decoder):
             for other in self._waiting:  # Nothing will become free: what was set aside is read again.
                 if other is not row:
-                    other.cache, other.fed = None, 0
-        while (free := self._free_for(row)) < 0 and self._preempt(row, now, outputs, forget=True):
+                    other.unread()
+        while (free := self._free_for(row)) < 0 and self._preempt(row, now, forget=True):
             pass
         if free < 0 and (len(self._reader) or len(self._decoder)):
             return False
@@ -207,7 +224,7 @@ class Scheduler:
         growth = self._decoder.growth(row, len(self._reader)) * self._token_bytes.each
         return self._kv_limit() - self._taken() + row.nbytes - max(row.reserved, growth)
 
-    def _preempt(self, urgent: Row, now: float, outputs: list[Output], *, forget: bool = False) -> bool:
+    def _preempt(self, urgent: Row, now: float, *, forget: bool = False) -> bool:
         """Set the bulk text that began last aside for an interactive one; False if there is none."""
         if urgent.job.lane != Lane.INTERACTIVE:
             return False
@@ -215,21 +232,21 @@ class Scheduler:
         if not running:
             return False
         row = max(running, key=lambda row: row.began)
-        outputs += self._set_aside([row], now)
+        self._set_aside([row], now)
         if forget and row in self._waiting:
-            row.cache, row.fed = None, 0
+            row.unread()
         self.counts["preemptions"] += 1
         return True
 
-    def _set_aside(self, rows: Sequence[Row], now: float) -> list[Output]:
-        """Take running rows out of the batch with what was read; they wait then, unless they end by that."""
-        outputs = self._taken_in(self._decoder.flush(), now)
+    def _set_aside(self, rows: Sequence[Row], now: float) -> list[Row]:
+        """Take running rows out of the batch with what was read; return those that wait now, since they did not end."""
+        self._take_in(self._decoder.flush(), now)
         left = [row for row in rows if row in self._decoder]
         for row in left:
             row.cache, row.fed = self._decoder.cache_of(row)
         self._decoder.leave(left)
         self._waiting += left
-        return outputs
+        return left
 
     def _join(self, row: Row) -> None:
         assert row.cache is not None  # noqa: S101  it was read
@@ -247,7 +264,7 @@ class Scheduler:
             self._reader.read(pieces)
         except Exception:
             for row, _ in pieces:  # What their caches hold is not known.
-                row.cache, row.fed = None, 0
+                row.unread()
                 self._reader.rows.remove(row)
                 self._waiting.append(row)
             raise
@@ -257,58 +274,54 @@ class Scheduler:
         for row, _ in pieces:
             if row.fed == row.system and row.cache is not None:
                 self._keep(row.context[: row.fed], row.cache, system=True)
-        self._join_read()
+        with self._salvaging():
+            self._join_read()
 
-    def _decode(self, now: float, *, wait: bool) -> list[Output]:
+    def _decode(self, now: float, *, wait: bool) -> None:
         """Do a step of the rows that run; ``wait`` for its tokens, since the model reads next."""
-        moving = self._decoder.outgrown() + [row for row in self._decoder.rows if row.cleared]
-        outputs = self._set_aside(moving, now) if moving else []
-        for row in [row for row in moving if row in self._waiting]:
+        cleared = [row for row in self._decoder.rows if row.cleared]
+        moving = list(dict.fromkeys([*self._decoder.outgrown(), *cleared]))
+        for row in self._set_aside(moving, now) if moving else ():
             row.solo = row.solo and not row.cleared
-            self._waiting.remove(row)
-            self._join(row)
+            if self._free_for(row) >= 0 or not len(self._decoder):
+                self._waiting.remove(row)
+                self._join(row)
         batches = self._decoder.turn()
         self._mark([row.job for batch in batches for row in batch.rows])
-        try:
-            for batch in batches:
-                outputs += self._taken_in(batch.step(), time.monotonic())
-            if wait:
-                tokens = self._decoder.flush()
-                self._pace.decoded(time.monotonic() - now)
-                outputs += self._taken_in(tokens, time.monotonic())
-        except Exception:
-            self._decoder.clear()  # What it holds is in an unknown state.
-            raise
+        for batch in batches:
+            self._take_in(batch.step(), time.monotonic())
+        if wait or self._decoder.suspects:  # Nothing of a suspect is computed in the turn of others.
+            tokens = self._decoder.flush()
+            self._pace.decoded(time.monotonic() - now)
+            self._take_in(tokens, time.monotonic())
         behind = [row for row in self._decoder.rows if row.paused]
-        return outputs + self._set_aside(behind, now) if behind else outputs
+        if behind:
+            self._set_aside(behind, now)
 
-    def _taken_in(self, tokens: Sequence[Token], now: float) -> list[Output]:
+    def _take_in(self, tokens: Sequence[Token], now: float) -> None:
         """Give out tokens; let rows go that ended with theirs."""
-        outputs: list[Output] = []
-        ended: list[tuple[Row, str]] = []
+        ended: list[Row] = []
         for token in tokens:
             row = token.row
             if row.job not in self._rows:
                 continue
             row.first = row.first or now
-            if token.error is not None or not token.sound:
-                why = token.error or "the model gave no finite numbers"
-                outputs.append(self._fail(row, _error(why, len(row.tokens))))
+            reason, wrong = row.advance(token, self._loaded.end_tokens)
+            if wrong is not None:
+                self._fail(row, wrong)
                 continue
             self.counts["generated_tokens"] += 1
-            reason = row.advance(token, self._loaded.end_tokens)
             if reason is None:
-                outputs += row.chunk()
+                self._outputs += row.chunk()
             else:
-                ended.append((row, reason))
-        for row, reason in ended:
-            cache, held = self._decoder.cache_of(row)
-            self._keep(row.context[:held], cache)
-            outputs.append(row.result(reason, now, self._loaded.names[0]))
-            del self._rows[row.job]
+                self._outputs.append(row.result(reason, now, self._loaded.names[0]))
+                del self._rows[row.job]
+                ended.append(row)
         if ended:
-            self._decoder.leave([row for row, _ in ended])
-        return outputs
+            caches = [self._decoder.cache_of(row) for row in ended] if self.prefixes.max_bytes else []
+            self._decoder.leave(ended)
+            for row, (cache, held) in zip(ended, caches, strict=False):
+                self._keep(row.context[:held], cache)
 
     def _keep(self, tokens: Sequence[int], cache: list[Any], *, system: bool = False) -> None:
         """Keep what was read for other texts, as far as memory allows."""
@@ -327,10 +340,6 @@ class Scheduler:
             if row in rows:
                 rows.remove(row)
 
-    def _fail(self, row: Row, error: MeshError) -> Output:
+    def _fail(self, row: Row, error: MeshError) -> None:
         self._drop(row)
-        return Failure(row.job, error)
-
-
-def _error(why: Exception | str, place: int) -> MeshError:
-    return why if isinstance(why, MeshError) else EngineError(f"token {place}: {why}"[:800])
+        self._outputs.append(Failure(row.job, error))

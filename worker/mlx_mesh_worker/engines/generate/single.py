@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 from mlx_lm.generate import StopSequences
 from mlx_lm.models.cache import trim_prompt_cache
 
-from mlx_mesh_wire import EngineError, MeshError
+from mlx_mesh_wire import MeshError
 from mlx_mesh_worker.engine import Failure
-from mlx_mesh_worker.engines.generate.batch import Token, read_details, token_details
+from mlx_mesh_worker.engines.generate.batch import Token
 from mlx_mesh_worker.engines.generate.budget import TokenBytes, too_large
+from mlx_mesh_worker.engines.generate.logprobs import read_details, token_details
 from mlx_mesh_worker.engines.generate.pace import Pace
 from mlx_mesh_worker.engines.generate.prefix import PrefixCache
 from mlx_mesh_worker.engines.generate.sequential import SequentialGenerator
@@ -52,8 +54,9 @@ class SingleFile:
         self._waiting: list[Row] = []
         self._row: Row | None = None
         self._uid = -1
+        self._read = 0
         self._pace = Pace(settings.gap_ms / 1e3)
-        self._token_bytes: TokenBytes | None = None
+        self._token_bytes: list[TokenBytes] = []
         self.prefixes = PrefixCache(settings.prefix_max_bytes)
         self.counts = {"preemptions": 0, "generated_tokens": 0, "read_tokens": 0}
 
@@ -71,7 +74,7 @@ class SingleFile:
 
     def warm(self) -> None:
         """Measure what a text takes, and generate two tokens."""
-        self._token_bytes = TokenBytes(self._loaded.model)
+        self._token_bytes = [TokenBytes(each) for each in (self._loaded.model, self._loaded.draft) if each is not None]
         self._generator.insert([[0] * 32], [2])
         while self._generator.next() != ([], []):
             pass
@@ -82,9 +85,8 @@ class SingleFile:
         Raises:
             MeshOutOfMemoryError: it would need more than there is.
         """
-        assert self._token_bytes is not None  # noqa: S101  it is warm
         tokens = len(row.context) + row.remaining
-        row.reserved = self._token_bytes.of(tokens)
+        row.reserved = sum(each.of(tokens) for each in self._token_bytes)
         if row.reserved > self._kv_limit():
             raise too_large(row.reserved, self._kv_limit(), tokens)
         self._rows[row.job] = row
@@ -107,20 +109,26 @@ class SingleFile:
                 return []
             row = min(ready, key=lambda row: (row.job.lane, row.job.accepted))
             self._waiting.remove(row)
-            if row.remaining <= 0:
+            if row.remaining <= 0 or row.text.stopped:
                 del self._rows[row.job]
-                return [row.result("length", now, self._loaded.names[0])]
+                return [row.result("stop" if row.text.stopped else "length", now, self._loaded.names[0])]
+            self._mark([row.job])
             self._begin(row, now)
         running = self._row
         assert running is not None  # noqa: S101  just chosen
         self._generator.prefill_step_size = self._pace.piece(now, running=False)
         self._mark([running.job])
         try:
-            came = self._generator.next()[1]
-        except Exception:
+            read, came = self._generator.next()
+        except Exception as error:
             self._generator.close()
             self._row = None
-            raise
+            if not isinstance(error, MeshError):
+                raise
+            del self._rows[running.job]  # Its own processor: the model is sound.
+            return [Failure(running.job, error)]
+        for progress in read:
+            self._count(progress.progress[0], time.monotonic() - now)
         outputs: list[Output] = []
         for response in came:
             outputs += self._take(running, response, time.monotonic())
@@ -137,9 +145,11 @@ class SingleFile:
             self.prefixes.clear()
 
     def _begin(self, row: Row, now: float) -> None:
-        row.began = row.began or now
         cache, row.fed = self.prefixes.fetch(row.context)
-        row.cached = min(row.fed, len(row.prompt))
+        if not row.began:
+            row.cached = min(row.fed, len(row.prompt))
+        row.began = row.began or now
+        self._read = 0
         self.prefixes.shrink(self._kv_limit() - row.reserved)
         if row.sampler is not None:
             row.sampler.position = len(row.tokens)
@@ -155,18 +165,28 @@ class SingleFile:
         )
         self._row = row
 
+    def _count(self, read: int, seconds: float) -> None:
+        """So many tokens of the prompt are read by now, the last ones in so much time."""
+        tokens, self._read = read - self._read, read
+        if tokens > 0:
+            self.counts["read_tokens"] += tokens
+            self._pace.read(tokens, seconds)
+
     def _take(self, row: Row, response: Any, now: float) -> list[Output]:
         row.first = row.first or now
-        own, likeliest, theirs = token_details(response.logprobs, mx.array(response.token))
-        logprob, top = read_details(own, likeliest, theirs, row.body.top_logprobs)
-        if logprob != logprob:  # noqa: PLR0124  NaN
-            error: MeshError = EngineError(f"token {len(row.tokens)}: the model gave no finite numbers")
+        chosen, top = response.logprobs[response.token].item(), None
+        if row.body.logprobs:
+            chosen, top = read_details(
+                *token_details(response.logprobs, mx.array(response.token)), row.body.top_logprobs
+            )
+        token = Token(row, response.token, sound=isfinite(chosen), logprob=chosen, top=top)
+        reason, wrong = row.advance(token, self._loaded.end_tokens)
+        if wrong is not None:
             del self._rows[row.job]
             self._generator.remove([self._uid])
             self._row = None
-            return [Failure(row.job, error)]
+            return [Failure(row.job, wrong)]
         self.counts["generated_tokens"] += 1
-        reason = row.advance(Token(row, response.token, logprob=logprob, top=top), self._loaded.end_tokens)
         if reason is None:
             return row.chunk()
         del self._rows[row.job]
@@ -174,7 +194,7 @@ class SingleFile:
             self._leave(row)
         else:
             self._row = None
-            self.prefixes.store(response.all_tokens, response.prompt_cache)
+            self._keep(response.all_tokens, response.prompt_cache)
         return [row.result(reason, now, self._loaded.names[0])]
 
     def _set_aside(self, row: Row) -> None:
@@ -189,4 +209,8 @@ class SingleFile:
             # A round of guesses may have gone beyond the end.
             beyond = max(0, len(tokens) - len(row.context))
             trim_prompt_cache(cache, beyond)
-            self.prefixes.store(tokens[: len(tokens) - beyond], cache)
+            self._keep(tokens[: len(tokens) - beyond], cache)
+
+    def _keep(self, tokens: list[int], cache: list[Any]) -> None:
+        self.prefixes.store(tokens, cache)
+        self.prefixes.shrink(max(0, self._kv_limit() - self.nbytes))

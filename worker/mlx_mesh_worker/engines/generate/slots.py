@@ -98,10 +98,10 @@ class SlotKVCache:
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """Write the new token of each row, ``(rows, heads, 1, dimension)``; return all keys and values so far."""
-        assert self.keys is not None  # noqa: S101  rows joined before
-        assert self.values is not None  # noqa: S101  likewise
         if keys.shape[2] != 1:
             raise ValueError(f"{keys.shape[2]} tokens in a step, a decode step has 1")
+        self.keys = self._with_room(self.keys, keys, len(self._lengths))
+        self.values = self._with_room(self.values, values, len(self._lengths))
         self.keys[self._lengths.rows, :, self._lengths.offset] = keys[:, :, 0]
         self.values[self._lengths.rows, :, self._lengths.offset] = values[:, :, 0]
         return self.keys_and_values()
@@ -123,30 +123,35 @@ class SlotKVCache:
         return seen[:, None, None]
 
     def join(self, cache: KVCache, row: int) -> None:
-        """Take in what a text has so far as this row, the first one after the others."""
+        """Take in what a text has so far as this row, the first one after the others.
+
+        A text of one token has nothing yet; its first step makes room for it.
+        """
         if cache.keys is None or cache.values is None:
-            raise ValueError("a row joins after its prompt was read, all but the last token")
-        self.keys = self._written(self.keys, cache.keys, row, cache.offset)
-        self.values = self._written(self.values, cache.values, row, cache.offset)
+            return
+        self.keys = self._with_room(self.keys, cache.keys, row + 1)
+        self.values = self._with_room(self.values, cache.values, row + 1)
+        self.keys[row : row + 1, :, : cache.offset] = cache.keys[..., : cache.offset, :]
+        self.values[row : row + 1, :, : cache.offset] = cache.values[..., : cache.offset, :]
 
     def filter(self, order: Sequence[int]) -> None:
         """Keep these rows, in this order; cheap when most stay where they are."""
-        assert self.keys is not None  # noqa: S101  rows joined before
-        assert self.values is not None  # noqa: S101  likewise
         for row, source in enumerate(order):
-            if row == source:
-                continue
             if source < row:
                 raise ValueError("a row can only move to a place in front")
             length = self._lengths[source]
+            if row == source or not length:
+                continue
+            assert self.keys is not None  # noqa: S101  it has tokens
+            assert self.values is not None  # noqa: S101  likewise
             # Evaluated before it is written, so that the array is written in place.
             moved = [mx.contiguous(each[source : source + 1, :, :length]) for each in (self.keys, self.values)]
             mx.eval(moved)
             self.keys[row : row + 1, :, :length], self.values[row : row + 1, :, :length] = moved
 
     def extract(self, row: int) -> KVCache:
-        """Return a row as a cache of its own."""
-        assert self.keys is not None  # noqa: S101  rows joined before
+        """Return a row that has tokens as a cache of its own."""
+        assert self.keys is not None  # noqa: S101  it has tokens
         assert self.values is not None  # noqa: S101  likewise
         cache: Any = KVCache()  # type: ignore[no-untyped-call]
         length = self._lengths[row]
@@ -155,15 +160,14 @@ class SlotKVCache:
         cache.offset = length
         return cache  # type: ignore[no-any-return]
 
-    def _written(self, held: mx.array | None, new: mx.array, row: int, length: int) -> mx.array:
-        _, heads, _, dimension = new.shape
+    def _with_room(self, held: mx.array | None, like: mx.array, rows: int) -> mx.array:
+        """Return the array with room for so many rows, copied if there was too little."""
+        _, heads, _, dimension = like.shape
         places = 0 if held is None else held.shape[0]
-        if row >= places:
-            more = grown(places, row + 1, self._most) if places else self._first
-            larger = mx.zeros((more, heads, self._capacity, dimension), new.dtype)
-            if held is not None:
-                larger[:places] = held
-            held = larger
-        assert held is not None  # noqa: S101  just made
-        held[row : row + 1, :, :length] = new[..., :length, :]
-        return held
+        if held is not None and rows <= places:
+            return held
+        more = grown(places, rows, self._most) if places else max(self._first, rows)
+        larger = mx.zeros((more, heads, self._capacity, dimension), like.dtype)
+        if held is not None:
+            larger[:places] = held
+        return larger
