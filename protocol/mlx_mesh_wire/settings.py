@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
 CONFIG_VARIABLE = "MLX_MESH_CONFIG"
 SECTIONS = ("broker", "worker", "generate", "client", "guard", "telemetry")
@@ -51,9 +51,16 @@ def setting(
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def add_flags(parser: argparse.ArgumentParser | argparse._ArgumentGroup, cls: type[Any]) -> None:
-    """Add one ``--flag VALUE`` for every field of a settings class; read them with :func:`load_settings`."""
+def add_flags(
+    parser: argparse.ArgumentParser | argparse._ArgumentGroup, cls: type[Any], *, without: Collection[str] = ()
+) -> None:
+    """Add one ``--flag VALUE`` for every field of a settings class, but for those that are there already.
+
+    Read them with :func:`load_settings`.
+    """
     for field in dataclasses.fields(cls):
+        if field.name in without:
+            continue
         parser.add_argument(
             "--" + field.name.replace("_", "-"),
             dest=field.name,

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import subprocess
+import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from cli_shell import Shell, changed_conf
+from cli_shell import TOP, Shell, changed_conf
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -63,4 +66,34 @@ def odd_mesh(make_shell: Callable[..., Shell], tmp_path_factory: pytest.TempPath
     shell.env["PYTHONPATH"] = str(Path(__file__).parent)
     conf = changed_conf(tmp_path_factory.mktemp("odd"), "--engine embed", "--engine odd_engine:Odd")
     shell.good("up", "--detach", "--conf", conf)
+    return shell
+
+
+@pytest.fixture(scope="session")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny llama in mlx-lm's own format."""
+    folder = tmp_path_factory.mktemp("models") / "tiny-llama"
+    subprocess.run([sys.executable, "-m", "benchmarks.llama", folder, "--size", "tiny"], cwd=TOP, check=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def plain_llama(llama: Path) -> Path:
+    """The same under another name, without a chat template."""
+    folder = llama.with_name("plain-llama")
+    shutil.copytree(llama, folder)
+    path = folder / "tokenizer_config.json"
+    described = json.loads(path.read_text())
+    del described["chat_template"]
+    path.write_text(json.dumps(described))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def text_mesh(make_shell: Callable[..., Shell], llama: Path, plain_llama: Path, echo_conf: Path) -> Shell:
+    """A mesh with a worker for text by two models, which was named a relative path for one of them."""
+    shell = make_shell()
+    shell.cwd = llama.parent
+    shell.good("up", "--detach", "--conf", echo_conf, "--generate", f"{llama.name},{plain_llama}")
+    shell.cwd = shell.home
     return shell

@@ -41,8 +41,23 @@ def test_every_log_is_rotated(conf: RawConfigParser):
 def test_workers_are_given_more_time_to_stop_than_they_take_to_drain(conf: RawConfigParser):
     from mlx_mesh_worker.settings import WorkerSettings
 
-    assert int(conf["program:embed"]["stopwaitsecs"]) >= WorkerSettings().drain_s + 5
-    assert conf["program:embed"]["stopsignal"] == "TERM"
+    for program in ("program:embed", "program:generate"):
+        assert int(conf[program]["stopwaitsecs"]) >= WorkerSettings().drain_s + 5
+        assert conf[program]["stopsignal"] == "TERM"
+
+
+def test_a_worker_that_cannot_load_is_not_started_again_and_again(conf: RawConfigParser):
+    from mlx_mesh_worker.main import EXIT_CONFIG, EXIT_USAGE
+
+    for program in ("program:embed", "program:generate"):
+        assert conf[program]["exitcodes"] == f"{EXIT_USAGE},{EXIT_CONFIG}"
+        assert conf[program]["autorestart"] == "unexpected"
+
+
+def test_text_is_off_until_one_line_names_a_model(conf: RawConfigParser):
+    assert conf["program:generate"]["autostart"] == "false"
+    assert "--model" not in conf["program:generate"]["command"]
+    assert (TOP / "supervisord.conf").read_text().count("\n;environment = MLX_MESH_GENERATE_MODEL=") == 1
 
 
 def test_the_broker_is_started_first_and_stopped_last(conf: RawConfigParser):
@@ -51,4 +66,5 @@ def test_the_broker_is_started_first_and_stopped_last(conf: RawConfigParser):
 
 def test_two_workers_bear_the_names_that_the_broker_shows(conf: RawConfigParser):
     assert conf["program:embed"]["numprocs"] == "2"
-    assert f"--name {conf['program:embed']['process_name']}" in conf["program:embed"]["command"]
+    for program in ("program:embed", "program:generate"):
+        assert f"--name {conf[program]['process_name']}" in conf[program]["command"]

@@ -186,6 +186,12 @@ def test_the_demo_has_hundreds_of_paragraphs_of_both_kinds():
         ["embed", "--file", "x.txt", "--out", "x.npy", "--lane", "interactive"],
         ["embed", "--file", "x.txt", "--out", "x.npy", "--format", "json"],
         ["embed", "--file", "x.txt", "--out", "x.npy", "--timeout", "5"],
+        ["generate"],
+        ["generate", "x", "--max-tokens", "many"],
+        ["generate", "x", "--json-schema", "no-such-file.json"],
+        ["generate", "x", "--json-schema", '{"type":'],
+        ["generate", "x", "--logit-bias", "42"],
+        ["chat", "--logprobs"],
         ["up", "--timeout", "-5"],
         ["down", "--timeout", "soon"],
         ["status", "--watch", "0"],
@@ -199,7 +205,7 @@ def test_wrong_usage_ends_with_2_and_says_how_it_is_used(argv: list[str], capsys
     assert "usage: mlx-mesh" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["up", "down", "status", "embed", "drain", "bench", "config"])
+@pytest.mark.parametrize("command", ["up", "down", "status", "embed", "generate", "chat", "drain", "bench", "config"])
 def test_the_help_of_a_command_is_plain_text_with_examples_or_what_its_output_means(
     command: str, capsys: pytest.CaptureFixture[str]
 ):

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +101,19 @@ def test_every_setting_becomes_a_flag_with_its_help() -> None:
         key: value for key, value in vars(parser.parse_args(["--count", "7"])).items() if key in ("count", "pause_s")
     } == {"count": "7", "pause_s": None}
     assert "how many (default: 3)" in parser.format_help()
+
+
+def test_a_flag_that_two_sections_share_is_there_once_and_counts_for_both() -> None:
+    @dataclass(frozen=True)
+    class Other:
+        count: int = setting(1, low=0, help="the same name")
+        own: str = setting("", help="another name")
+
+    parser = argparse.ArgumentParser()
+    add_flags(parser, Demo)
+    add_flags(parser, Other, without={field.name for field in fields(Demo)})
+    flags = vars(parser.parse_args(["--count", "7", "--own", "x"]))
+    assert Other(7, "x") == load_settings(Other, "other", env={}, flags=flags)
 
 
 def test_the_file_is_found_by_variable_then_here_then_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

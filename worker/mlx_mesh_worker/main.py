@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import traceback
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from mlx_mesh_wire.logs import log, set_up
@@ -73,7 +74,8 @@ def _settings(argv: Sequence[str] | None) -> tuple[WorkerSettings, Any]:
     own = settings_of(settings.engine)
     if own is not None:
         section = f"[{settings.engine}] of mesh.toml, or MLX_MESH_{settings.engine.upper()}_<NAME>"
-        add_flags(parser.add_argument_group(f"engine {settings.engine}", section), own)
+        shared = {field.name for field in fields(WorkerSettings)}  # --model stands for the engine's own model too
+        add_flags(parser.add_argument_group(f"engine {settings.engine}", section), own, without=shared)
     flags = vars(parser.parse_args(argv))
     check_settings(settings)
     options = None if own is None else load_settings(own, settings.engine, file=file, flags=flags)

@@ -7,7 +7,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from mlx_mesh.cli import bench, config, drain, embed, generate, status, up
+from mlx_mesh.cli import bench, chat, config, drain, embed, generate, status, up
 from mlx_mesh.cli.output import EXIT_FAILED, EXIT_INTERRUPTED, CommandError, note, say, told
 from mlx_mesh_wire import MeshError
 from mlx_mesh_wire.settings import SettingsError
@@ -36,7 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action=_Version, help="show the version and exit")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (up, status, embed, generate, drain, bench, config):
+    for module in (up, status, embed, generate, chat, drain, bench, config):
         module.add_parsers(commands)
     return parser
 

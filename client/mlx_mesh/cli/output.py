@@ -6,6 +6,8 @@ import sys
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from mlx_mesh_wire import MeshError
 
 EXIT_OK = 0
@@ -39,10 +41,10 @@ WHAT_TO_DO = {
 """By the code of an error."""
 
 
-def told(error: MeshError) -> str:
-    """Return what went wrong and what to do about it, in the words of the command."""
+def told(error: MeshError, what_to_do: Mapping[str, str] | None = None) -> str:
+    """Return what went wrong and what to do about it, in the words of the command; ``what_to_do`` goes first."""
     text = str(error).replace("; start one, or pass wait_for_ready=True to wait for it", "")
-    return "; ".join(filter(None, (text, WHAT_TO_DO.get(error.code))))
+    return "; ".join(filter(None, (text, {**WHAT_TO_DO, **(what_to_do or {})}.get(error.code))))
 
 
 def say(text: str = "") -> None:

@@ -9,6 +9,7 @@ from mlx_mesh.cli.connect import listening
 from mlx_mesh.cli.control import command
 from mlx_mesh.cli.logs import tail
 from mlx_mesh.cli.output import fail, note
+from mlx_mesh.cli.supervisor import never_started
 from mlx_mesh_wire import MeshError
 from mlx_mesh_wire.paths import ipc_endpoint
 
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
 
     from mlx_mesh.cli.supervisor import Supervisor
 
-WORKER_GROUP = "workers"
-"""The group of ``supervisord.conf`` whose processes are workers, each under its own name."""
+WORKER_GROUPS = frozenset({"workers", "generate"})
+"""The groups of ``supervisord.conf`` whose processes are workers, each under its own name."""
 
 BROKER = "broker"
 GIVEN_UP = frozenset({"FATAL", "EXITED"})
@@ -52,9 +53,10 @@ def wait_until_ready(supervisor: Supervisor, directory: Path, timeout: float) ->
 
 
 def _states(supervisor: Supervisor) -> dict[str, str]:
-    """Return ``ready``, or what else it is, for every process by its name."""
-    workers = _workers()
-    return {process["name"]: _state(process, workers) for process in supervisor.processes()}
+    """Return ``ready``, or what else it is, for every process by its name, but for those that are off."""
+    workers, processes = _workers(), supervisor.processes()
+    begun = any(process["start"] for process in processes)  # supervisord starts all in one go
+    return {p["name"]: _state(p, workers) for p in processes if not (begun and never_started(p))}
 
 
 def _state(process: dict[str, Any], workers: dict[str, str] | None) -> str:
@@ -62,7 +64,7 @@ def _state(process: dict[str, Any], workers: dict[str, str] | None) -> str:
     name, state = process["name"], str(process["statename"])
     if state in GIVEN_UP:
         return state
-    if process["group"] == WORKER_GROUP:
+    if process["group"] in WORKER_GROUPS:
         return (workers or {}).get(name, state.lower() if state != "RUNNING" else "starting")
     # supervisord says RUNNING after a second; a broker that answers does not need to be waited for.
     return "ready" if state == "RUNNING" or (name == BROKER and workers is not None) else state.lower()

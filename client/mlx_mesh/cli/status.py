@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mlx_mesh.cli.arguments import add_parser, add_timeout, seconds
 from mlx_mesh.cli.connect import require_broker
 from mlx_mesh.cli.output import EXIT_OK, count, note, say, told
-from mlx_mesh.cli.supervisor import Supervisor
+from mlx_mesh.cli.supervisor import Supervisor, never_started
 from mlx_mesh.cli.table import duration, size, table
 from mlx_mesh_wire import MeshError
 from mlx_mesh_wire.messages import LANE_NAMES
@@ -21,13 +21,23 @@ if TYPE_CHECKING:
 
 MORE = """\
 columns:
+  MODELS   those in brackets are loaded when a request names them, the others are in memory
   STATE    loading, ready, draining; suspect: not heard of for a while; stalled: held work does not get on
   BUSY     requests that the worker holds / its slots
   SERVED   requests that it has answered
   HEARD    how long ago its last sign of life came
   AGAIN    requests whose worker was lost, which wait for another
 
+ENGINE tells what the engines have counted since they were loaded, and what key-value caches of texts (KV) and of
+beginnings that are kept for other texts (PREFIXES) take.
+
 A process that supervisord could not keep running is listed with the reason."""
+
+CACHES = {"kv": "KV", "prefix_cache": "PREFIXES"}
+"""Kinds of memory that are shown beside the counters, and their columns."""
+
+BATCHING, BATCHED = "batching ", "continuous"
+"""The engine ``generate`` says so of each model in memory; only another answer is worth a line."""
 
 WATCH_MIN_S = 0.1
 CLEAR_SCREEN = "\x1b[H\x1b[2J"
@@ -88,6 +98,8 @@ def _show(found: dict[str, Any], before: dict[str, Any] | None, args: argparse.N
 def render(status: dict[str, Any], before: dict[str, Any] | None = None) -> str:
     """Return the status map for people; with an earlier one of the same epoch also the rate since then."""
     parts = [_broker(status, before), _workers(status["workers"])]
+    if engines := _engines(status["workers"]):
+        parts.append(engines)
     if queues := _queues(status["queues"]):
         parts.append(queues)
     if troubled := _troubled(status):
@@ -117,7 +129,7 @@ def _workers(workers: list[dict[str, Any]]) -> str:
             worker["state"],
             worker["pid"],
             ",".join(worker["ops"]),
-            ",".join(_without_aliases(worker["models"])) or "any",
+            _models(worker) or "any",
             f"{worker['in_flight']}/{worker['slots']}",
             f"{worker['served']:,}",
             size(worker["memory"]["rss"]) if "rss" in worker["memory"] else "-",
@@ -130,9 +142,37 @@ def _workers(workers: list[dict[str, Any]]) -> str:
     return table(header, rows, right="PID BUSY SERVED MEMORY HEARD UP")
 
 
+def _models(worker: dict[str, Any]) -> str:
+    """Return the models of a worker; those that are not in memory in brackets, unless it has not said yet."""
+    names, warm = _without_aliases(worker["models"]), set(worker["warm"])
+    return ",".join(name if name in warm or not warm else f"({name})" for name in names)
+
+
 def _without_aliases(models: list[str]) -> list[str]:
     """Return the models without the short names of those that are listed as ``organisation/name`` too."""
     return [name for name in models if not any(other.endswith("/" + name) for other in models)]
+
+
+def _engines(workers: list[dict[str, Any]]) -> str:
+    """Return what engines have counted, their caches, and which models work in another way than usual."""
+    counted = [worker for worker in workers if worker["counters"] or CACHES.keys() & worker["memory"].keys()]
+    names = sorted({name for worker in counted for name, value in worker["counters"].items() if value})
+    caches = [kind for kind in CACHES if any(kind in worker["memory"] for worker in counted)]
+    rows = [
+        (
+            worker["name"],
+            *(f"{worker['counters'].get(name, 0):,}" for name in names),
+            *(size(worker["memory"].get(kind, 0)) for kind in caches),
+        )
+        for worker in counted
+    ]
+    header = ("ENGINE", *map(str.upper, names), *(CACHES[kind] for kind in caches))
+    parts = [table(header, rows, right=" ".join(header[1:]))] if rows and header[1:] else []
+    for worker in workers:
+        for about, how in sorted(worker["versions"].items()):
+            if about.startswith(BATCHING) and how != BATCHED:
+                parts.append(f"{worker['name']} does {about.removeprefix(BATCHING)} {how}")
+    return "\n".join(parts)
 
 
 def _queues(queues: list[dict[str, Any]]) -> str:
@@ -156,6 +196,6 @@ def _troubled(status: dict[str, Any]) -> str:
     rows = [
         (process["name"], process["statename"], process["spawnerr"] or process["description"] or "-")
         for process in status.get("processes", ())
-        if process["statename"] not in {"RUNNING", "STARTING"}
+        if process["statename"] not in {"RUNNING", "STARTING"} and not never_started(process)
     ]
     return table(("PROCESS", "STATE", "REASON"), rows) if rows else ""

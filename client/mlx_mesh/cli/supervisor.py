@@ -14,6 +14,11 @@ ANSWER_MAX_S = 60.0
 """supervisord answers at once, unless it is busy writing to a slow disk."""
 
 
+def never_started(process: dict[str, Any]) -> bool:
+    """Whether a process has been stopped from the beginning: a program that supervisord is not to start by itself."""
+    return process["statename"] == "STOPPED" and not process["start"]
+
+
 class Supervisor:
     """The supervisord whose socket lies in a run directory."""
 

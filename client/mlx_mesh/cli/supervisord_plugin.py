@@ -3,6 +3,9 @@
 supervisord can neither make a missing directory nor give an environment variable a default. It imports its plugins
 while it reads its configuration, before it resolves the paths in there: importing this module makes the run
 directory and goes into it. Nothing else may import it.
+
+Nor can it start a program only if something is set: the programs of the group ``generate`` have no ``autostart``, and
+are started here if a model is named for them.
 """
 
 from __future__ import annotations
@@ -10,10 +13,18 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
+
+from supervisor import events  # type: ignore[import-untyped]
 
 from mlx_mesh_wire.paths import RUN_DIR_VARIABLE, ensure_run_dir, run_dir
-from mlx_mesh_wire.settings import CONFIG_VARIABLE, config_file
+from mlx_mesh_wire.settings import CONFIG_VARIABLE, SettingsError, config_file, read_config
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+GROUP: Final = "generate"
+MODEL_VARIABLE: Final = "MLX_MESH_GENERATE_MODEL"
 
 
 def _enter_run_dir() -> None:
@@ -33,9 +44,38 @@ def _enter_run_dir() -> None:
         os.environ[CONFIG_VARIABLE] = str(config.absolute())
     if os.environ.get(RUN_DIR_VARIABLE):
         os.environ[RUN_DIR_VARIABLE] = str(directory)
+    if models := os.environ.get(MODEL_VARIABLE):
+        os.environ[MODEL_VARIABLE] = ",".join(_from_anywhere(name.strip()) for name in models.split(","))
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     os.umask(0o077)
     os.chdir(directory)
+
+
+def _from_anywhere(model: str) -> str:
+    """Return the name of a model, or the whole path of its folder."""
+    return str(Path(model).absolute()) if model and Path(model).is_dir() else model
+
+
+def _has_model(command: str, environment: Mapping[str, str]) -> bool:
+    """Whether a worker with this command and environment knows what to load; by the rules of the worker's settings."""
+    if "--model" in command.replace("=", " ").split():
+        return True
+    if MODEL_VARIABLE in environment:
+        return bool(environment[MODEL_VARIABLE])
+    try:
+        return bool(read_config(config_file()).get(GROUP, {}).get("model"))
+    except SettingsError:  # The broker refuses the file, with the reason in its log.
+        return False
+
+
+def _start_generate(supervisord: Any) -> None:
+    """Start the programs of the group ``generate`` that have a model and were not started yet."""
+    group = supervisord.process_groups.get(GROUP)
+    for process in group.processes.values() if group is not None else ():
+        config = process.config
+        fresh = not process.laststart and not config.autostart
+        if fresh and _has_model(config.command, {**os.environ, **config.environment}):
+            process.spawn()
 
 
 class _NoMethods:
@@ -46,6 +86,8 @@ def enter(supervisord: Any) -> object:
     """Finish what importing began; supervisord calls this when it opens its socket."""
     options = supervisord.options
     options.configfile = str(Path(options.here) / Path(options.configfile).name)
+    # Before supervisord answers anybody, so that whoever asks never sees a program as off that is about to start.
+    events.subscribe(events.SupervisorRunningEvent, lambda _: _start_generate(supervisord))
     return _NoMethods()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import os
 import signal
 import subprocess
 import sys
@@ -34,7 +35,12 @@ UP_MORE = """\
 examples:
   mlx-mesh up                          in the foreground, with all logs
   mlx-mesh up --detach                 return when every worker is warm; stop it with: mlx-mesh down
+  mlx-mesh up --generate ~/models/qwen text too, by the model in that folder (or a name on the hub)
   mlx-mesh up --conf my.conf           other engines, models or numbers of workers: a changed supervisord.conf"""
+
+GENERATE_PROGRAM = "[program:generate]"
+MODEL_VARIABLE = "MLX_MESH_GENERATE_MODEL"
+"""What that program reads its model from, if nothing else says."""
 
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Ctrl-C, ``kill``, and a terminal that was closed."""
@@ -56,6 +62,12 @@ def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser.add_argument(
         "--conf", type=Path, metavar="FILE", help="a supervisord.conf (default: the one that came along)"
     )
+    parser.add_argument(
+        "--generate",
+        default="",
+        metavar="MODEL",
+        help="serve text by this model, or by several with commas between, the first being the default",
+    )
     add_timeout(parser, READY_WITHIN_S, "how long it may take to get ready, else it is stopped again")
     parser.set_defaults(run=run_up)
     parser = add_parser(
@@ -74,7 +86,7 @@ def run_up(args: argparse.Namespace) -> int:
     directory = run_dir()
     supervisor = Supervisor(directory)
     end_by_interrupt()
-    start(directory, supervisor, args.conf or default_conf())
+    start(directory, supervisor, args.conf or default_conf(), args.generate)
     try:
         wait_until_ready(supervisor, directory, args.timeout)
         if args.detach:
@@ -138,18 +150,27 @@ def stop(supervisor: Supervisor, timeout: float) -> bool:
     return True
 
 
-def start(directory: Path, supervisor: Supervisor, conf: Path) -> None:
+def start(directory: Path, supervisor: Supervisor, conf: Path, model: str = "") -> None:
     """Start supervisord for a run directory; it goes on by itself.
+
+    Args:
+        directory: the run directory.
+        supervisor: of that directory.
+        conf: what it runs.
+        model: for the workers that generate text; empty leaves that to the settings.
 
     Raises:
         CommandError: the mesh is up already, or supervisord refuses.
         KeyboardInterrupt: a signal came meanwhile; supervisord is stopped again.
     """
     _check_free(directory, supervisor, conf)
+    if model and GENERATE_PROGRAM not in conf.read_text(encoding="utf-8", errors="replace"):
+        fail(f"{conf} has no {GENERATE_PROGRAM} that --generate could start")
+    environment = {**os.environ, MODEL_VARIABLE: model} if model else None
     command = [sys.executable, "-W", "ignore", "-m", "supervisor.supervisord", "-c", str(conf.absolute())]
     with _signals_kept() as came:
         started = subprocess.run(  # noqa: S603  this interpreter
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, env=environment
         )
     if came:
         stop(supervisor, STOPPED_WITHIN_S)

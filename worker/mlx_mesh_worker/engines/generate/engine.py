@@ -51,7 +51,7 @@ class GenerateEngine(Engine):
         blas = load_blas()
         if blas == REFERENCE:
             log("warning", "slow_blas", hint=HINT)
-        allowed = [find(name.strip()) for name in self.model.split(",")]
+        allowed = [find(name.strip()) for name in (self.settings.model or self.model).split(",")]
         self.models = tuple(name for found in allowed for name in found.names)
         if len(set(self.models)) < len(self.models):
             raise EngineLoadError(f"--model names a model twice: {', '.join(self.models)}")

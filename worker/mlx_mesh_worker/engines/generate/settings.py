@@ -14,6 +14,9 @@ ROWS_MAX = 256
 class GenerateSettings:
     """Bytes and seconds unless the name says otherwise."""
 
+    model: str = setting(
+        "", help="what to serve, with commas between several; the first is the default; before [worker]"
+    )
     adapter: str = setting("", help="a folder with a LoRA adapter for the first model")
     draft_model: str = setting("", help="a smaller model of the same vocabulary that guesses ahead for the first model")
     draft_tokens: int = setting(3, low=1, high=32, help="guesses in a round of the draft model")
