@@ -184,11 +184,10 @@ class DecodeBatch:
         errors: dict[Row, Exception] = {}
         if self._contexts:
             logits = self._processed(logits, inputs, errors)
-        total = mx.logsumexp(logits, axis=-1, keepdims=True)
-        tokens = self._chosen(logits, total, errors)
+        tokens = self._chosen(logits, errors)
         asked = {row: place for place, row in enumerate(self.rows) if row.body.logprobs}
-        details = {row: token_details(logits[place] - total[place], tokens[place]) for row, place in asked.items()}
-        finite = mx.isfinite(total[:, 0])
+        details = {row: token_details(_logprobs(logits[place]), tokens[place]) for row, place in asked.items()}
+        finite = mx.isfinite(mx.max(logits, axis=-1)) & ~mx.any(mx.isnan(logits), axis=-1)
         self._tokens = tokens
         chosen = _Chosen(list(self.rows), tokens, finite, details, errors)
         _begin(tokens, finite, list(details.values()))
@@ -214,7 +213,7 @@ class DecodeBatch:
             changed.append(own)
         return mx.concatenate(changed, axis=0)
 
-    def _chosen(self, logits: mx.array, total: mx.array, errors: dict[Row, Exception]) -> mx.array:
+    def _chosen(self, logits: mx.array, errors: dict[Row, Exception]) -> mx.array:
         """Return a token for each row: the likeliest, or that of the row's sampler."""
         tokens = mx.argmax(logits, axis=-1).astype(mx.int32)
         drawn: dict[int, mx.array] = {}
@@ -222,7 +221,7 @@ class DecodeBatch:
             if row.sampler is None:
                 continue
             try:
-                drawn[place] = row.sampler(logits[place : place + 1] - total[place : place + 1]).astype(mx.int32)
+                drawn[place] = row.sampler(_logprobs(logits[place : place + 1])).astype(mx.int32)
             except Exception as error:  # noqa: BLE001  as above
                 errors[row] = error
         if drawn:
@@ -243,3 +242,7 @@ class DecodeBatch:
             logprob, top = read_details(*detail, row.body.top_logprobs) if detail else (None, None)
             found.append(Token(row, token, sound, logprob, top, chosen.errors.get(row)))
         return found
+
+
+def _logprobs(logits: mx.array) -> mx.array:
+    return logits - mx.logsumexp(logits, axis=-1, keepdims=True)

@@ -46,9 +46,12 @@ class LoadedModel:
         context: tokens that prompt and answer may have together.
         end_tokens: ids that end a text.
         alone: why its texts are generated one at a time; empty if they are batched.
+        replaced: functions of the model that are slow on this device.
     """
 
     def __init__(self, found: FoundModel, model: Any, tokenizer: Any, draft: Any, alone: str) -> None:
+        from mlx_mesh_worker.engines.generate.cpu import Replaced
+
         config = _config(found.folder)
         text = config.get("text_config", config)
         self.names = found.names
@@ -56,6 +59,7 @@ class LoadedModel:
         self.tokenizer = tokenizer
         self.draft = draft
         self.alone = alone
+        self.replaced = [Replaced(each) for each in (model, draft) if each is not None]
         self.vocabulary = int(text.get("vocab_size") or tokenizer.vocab_size)
         self.context = next((int(text[field]) for field in CONTEXT_FIELDS if text.get(field)), CONTEXT_DEFAULT)
         self.end_tokens: frozenset[int] = frozenset(tokenizer.eos_token_ids)

@@ -11,7 +11,7 @@ from mlx_lm.models.cache import make_prompt_cache
 from mlx_mesh_worker.engines.generate.pace import PIECE_MIN
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from mlx_mesh_worker.engines.generate.row import Row
 
@@ -48,14 +48,18 @@ class Reader:
         row.cache, row.fed = (make(self._model), 0) if cache is None else (cache, cached)
         self.rows.append(row)
 
-    def choose(self, tokens: int) -> list[Piece]:
-        """Return which rows are read next, and how many tokens of each, about ``tokens`` in all."""
+    def choose(self, room: Callable[[int], int]) -> list[Piece]:
+        """Return which rows are read next, and how many tokens of each.
+
+        ``room`` says how many tokens may be read in all, behind so many others.
+        """
         self._oldest_first = not self._oldest_first
         if self._oldest_first:
             ordered = sorted(self.rows, key=lambda row: not row.solo)
         else:
             ordered = sorted(self.rows, key=lambda row: (not row.solo, row.job.lane, row.rest))
         pieces: list[Piece] = []
+        tokens = room(ordered[0].fed)
         for row in ordered:
             if row.solo and pieces:
                 continue

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from mlx_mesh_wire.messages import Lane
 from mlx_mesh_worker.engine import Failure
 from mlx_mesh_worker.engines.generate.budget import TokenBytes, too_full, too_large
+from mlx_mesh_worker.engines.generate.cpu import slow_exponentials
 from mlx_mesh_worker.engines.generate.decoder import Decoder
 from mlx_mesh_worker.engines.generate.pace import Pace
 from mlx_mesh_worker.engines.generate.prefix import PrefixCache
@@ -66,6 +67,7 @@ class Scheduler:
         self.prefixes = PrefixCache(settings.prefix_max_bytes)
         self._token_bytes: TokenBytes | None = None
         self._decoded_last = False
+        self._ahead = not slow_exponentials()  # Such a CPU gains nothing by it: what is started is waited for.
         self._outputs: list[Output] = []  # those of a step that raised are given out by the next one
         self.counts = {"preemptions": 0, "generated_tokens": 0, "read_tokens": 0}
 
@@ -138,7 +140,7 @@ class Scheduler:
         elif running:
             self._decoded_last = True
             with self._salvaging():
-                self._decode(now, wait=reading > 0)
+                self._decode(now, wait=reading > 0 or not self._ahead)
         outputs, self._outputs = self._outputs, []
         return outputs
 
@@ -258,7 +260,8 @@ class Scheduler:
             self._join(row)
 
     def _read(self, now: float, *, running: bool) -> None:
-        pieces = self._reader.choose(self._pace.piece(now, running=running))
+        pieces = self._reader.choose(lambda before: self._pace.piece(now, running=running, before=before))
+        before = pieces[0][0].fed
         self._mark([row.job for row, _ in pieces])
         try:
             self._reader.read(pieces)
@@ -270,7 +273,7 @@ class Scheduler:
             raise
         tokens = sum(take for _, take in pieces)
         self.counts["read_tokens"] += tokens
-        self._pace.read(tokens, time.monotonic() - now, len(pieces))
+        self._pace.read(tokens, time.monotonic() - now, passes=len(pieces), before=before)
         for row, _ in pieces:
             if row.fed == row.system and row.cache is not None:
                 self._keep(row.context[: row.fed], row.cache, system=True)
