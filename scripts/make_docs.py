@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from mlx_mesh_broker.core.lifecycle import TRANSITIONS, Turn, WorkerState
 from mlx_mesh_broker.settings import BrokerSettings
 from mlx_mesh_wire.settings import kinds
+from mlx_mesh_worker.engines.generate.settings import GenerateSettings
 from mlx_mesh_worker.settings import WorkerSettings
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "life of a worker": life_of_a_worker,
     "broker settings": lambda: table_of_settings(BrokerSettings),
     "worker settings": lambda: table_of_settings(WorkerSettings),
+    "generate settings": lambda: table_of_settings(GenerateSettings),
 }
 
 

@@ -25,6 +25,7 @@ from mlx_mesh_broker.snapshot import Snapshot
 from mlx_mesh_wire.errors import ERROR_CLASSES
 from mlx_mesh_worker import main as worker_main
 from mlx_mesh_worker import shell as worker_shell
+from mlx_mesh_worker.engines.generate.settings import GenerateSettings
 from mlx_mesh_worker.settings import WorkerSettings
 from tests.live import LiveMesh, live_mesh
 
@@ -39,7 +40,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 DELIVERY = (ROOT / "docs/delivery.md").read_text(encoding="utf-8")
 OPERATIONS = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
 DEPLOY = [ROOT / "deploy/alerts.yml", ROOT / "deploy/grafana/mlx-mesh.json"]
-PROGRAMS = {"mlx-mesh-broker": BrokerSettings, "mlx-mesh-worker": WorkerSettings}
+PROGRAMS = {"mlx-mesh-broker": (BrokerSettings,), "mlx-mesh-worker": (WorkerSettings, GenerateSettings)}
 
 PROMISE = """\
 - An accepted request gets **exactly one** terminal answer (result, typed error, or the client's own typed timeout) by
@@ -130,7 +131,8 @@ def flags_of(command: list[str]) -> tuple[set[str], set[str]]:
     """Return the flags that a command line uses and those that its program has."""
     used = {word.partition("=")[0] for word in command[1:] if word.startswith("-") and word != "-"}
     if command[0] in PROGRAMS:
-        return used, {"--help", *("--" + field.name.replace("_", "-") for field in fields(PROGRAMS[command[0]]))}
+        own = {"--" + field.name.replace("_", "-") for cls in PROGRAMS[command[0]] for field in fields(cls)}
+        return used, {"--help", *own}
     own = {"--version", "--help"}
     if len(command) > 1 and not command[1].startswith("-"):
         own = set(subparsers()[command[1]]._option_string_actions)
@@ -224,20 +226,22 @@ def test_every_exit_status_is_documented() -> None:
 
 def variables() -> set[str]:
     names = {"RUN_DIR", "ENDPOINT", "CONFIG"}
-    for section, cls in (("BROKER", BrokerSettings), ("WORKER", WorkerSettings)):
+    for section, cls in (("BROKER", BrokerSettings), ("WORKER", WorkerSettings), ("GENERATE", GenerateSettings)):
         names |= {f"{section}_{field.name.upper()}" for field in fields(cls)}
     return {"MLX_MESH_" + name for name in names}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_environment_variables_that_are_named_exist(page: Path) -> None:
-    text = re.sub(r"MLX_MESH_(BROKER|WORKER|<[A-Z]+>)?_?(\.\.\.|<[A-Z]+>|\*)", "", page.read_text(encoding="utf-8"))
+    text = re.sub(
+        r"MLX_MESH_(BROKER|WORKER|GENERATE|<[A-Z]+>)?_?(\.\.\.|<[A-Z]+>|\*)", "", page.read_text(encoding="utf-8")
+    )
     assert set(re.findall(r"MLX_MESH_[A-Z_]+", text)) <= variables()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_settings_and_codes_that_are_named_exist(page: Path) -> None:
-    known = {field.name for cls in PROGRAMS.values() for field in fields(cls)}
+    known = {field.name for classes in PROGRAMS.values() for cls in classes for field in fields(cls)}
     code = sources("protocol", "broker", "worker", "client") + (ROOT / "supervisord.conf").read_text(encoding="utf-8")
     for name in quoted(page.read_text(encoding="utf-8").replace("\n", " ")):
         if re.fullmatch(r"[a-z_]+_(s|max|hwm|requests|bytes|port)", name):

@@ -199,7 +199,7 @@ def test_ctrl_c_ends_the_answer_and_what_was_said_of_it_stays(text_mesh: Shell, 
     assert screen.process.wait(30) == 0
 
 
-def test_a_conversation_outlives_a_mesh_that_is_busy_with_itself(text_mesh: Shell, terminal: Callable[..., Terminal]):
+def test_a_conversation_outlives_its_worker(text_mesh: Shell, terminal: Callable[..., Terminal]):
     screen = terminal("chat", "--max-tokens", "4", *NO_END)
     screen.until("> ")
     screen.type("/help\n")
@@ -220,10 +220,12 @@ def test_a_conversation_outlives_a_mesh_that_is_busy_with_itself(text_mesh: Shel
     screen.until("ended by length")
 
 
-def test_at_a_terminal_a_model_cannot_steer_it(text_mesh: Shell, terminal: Callable[..., Terminal]):
-    schema = json.dumps({"type": "string", "pattern": "^x$"})
-    screen = terminal("generate", "--json-schema", schema, "Well?")
-    assert "\x1b" not in screen.until("ended by")
+def test_at_a_terminal_a_model_cannot_steer_it(text_mesh: Shell, llama: Path, terminal: Callable[..., Terminal]):
+    vocabulary = json.loads((llama / "tokenizer.json").read_text())["model"]["vocab"]
+    escape = vocabulary[chr(256 + 0x1B)]  # as byte-level tokenizers write it
+    asked = ["generate", "--max-tokens", "3", "--logit-bias", f"{escape}=100", "Once"]
+    assert text_mesh.good(*asked) == "\x1b\x1b\x1b\n"
+    assert terminal(*asked).until("ended by").startswith("\ufffd\ufffd\ufffd\r\n")
 
 
 def test_ctrl_c_ends_the_command(text_mesh: Shell, terminal: Callable[..., Terminal]):

@@ -17,7 +17,7 @@ from mlx_mesh.cli.connect import listening
 from mlx_mesh.cli.logs import Follower
 from mlx_mesh.cli.output import EXIT_INTERRUPTED, EXIT_OK, CommandError, fail, note, say
 from mlx_mesh.cli.starting import wait_until_ready
-from mlx_mesh.cli.supervisor import Supervisor
+from mlx_mesh.cli.supervisor import Supervisor, never_started
 from mlx_mesh_wire.host import process_start
 from mlx_mesh_wire.paths import ensure_run_dir, ipc_endpoint, run_dir
 
@@ -212,9 +212,10 @@ def _check_free(directory: Path, supervisor: Supervisor, conf: Path) -> None:
 
 def _follow(supervisor: Supervisor, directory: Path) -> None:
     """Show new lines of all logs until supervisord is gone."""
-    names = [process["name"] for process in supervisor.processes()]
-    width = max(map(len, names), default=0)
-    followers = {name: Follower(directory / f"{name}.log") for name in names}
+    processes = supervisor.processes()
+    width = max((len(process["name"]) for process in processes if not never_started(process)), default=0)
+    # Those that are off too: somebody may start them.
+    followers = {process["name"]: Follower(directory / f"{process['name']}.log") for process in processes}
     while supervisor.pid() is not None:
         for name, follower in followers.items():
             for line in follower.new_lines():
