@@ -161,6 +161,10 @@ class DecodeBatch:
         self._lengths.advance()
         return found
 
+    def follow(self, tokens: mx.array) -> None:
+        """Set the token that comes next for each row, of shape ``(rows,)``."""
+        self._tokens = tokens
+
     def next_token(self, row: Row) -> mx.array:
         """Return the token that comes next into the model, of shape ``(1,)``."""
         place = self.rows.index(row)
@@ -188,7 +192,7 @@ class DecodeBatch:
         asked = {row: place for place, row in enumerate(self.rows) if row.body.logprobs}
         details = {row: token_details(_logprobs(logits[place]), tokens[place]) for row, place in asked.items()}
         finite = mx.isfinite(mx.max(logits, axis=-1)) & ~mx.any(mx.isnan(logits), axis=-1)
-        self._tokens = tokens
+        self.follow(tokens)
         chosen = _Chosen(list(self.rows), tokens, finite, details, errors)
         _begin(tokens, finite, list(details.values()))
         self._steps += 1

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import struct
+import time
 from typing import TYPE_CHECKING, Any
 
-from mlx_mesh_wire import EngineError, InvalidRequestError, MeshError, MeshOutOfMemoryError
+from mlx_mesh_wire import EngineError, InvalidRequestError, MeshError, MeshOutOfMemoryError, UnknownModelError
 from mlx_mesh_wire.logs import log
 from mlx_mesh_worker.blas import HINT, REFERENCE, load_blas
 from mlx_mesh_worker.engine import Engine, EngineLoadError, Failure, Output
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 PREEMPTING = 2
 """Beside its rows an engine takes a further half as many jobs: those that may take the places of bulk texts."""
+
+LOOK_S = 1.0
+"""How often a busy worker looks whether there are models to let go of."""
 
 
 class GenerateEngine(Engine):
@@ -40,6 +44,7 @@ class GenerateEngine(Engine):
         self._cold: list[Job] = []
         self._marked: list[Job] = []
         self._turn = 0
+        self._look_again = 0.0
         self._models: Models
 
     def load(self) -> None:
@@ -82,6 +87,8 @@ class GenerateEngine(Engine):
 
     def admit(self, job: Job) -> None:
         """Check the body and tokenise the prompt; if the model is not in memory, both are done when it is."""
+        if job.model and job.model not in self.models:
+            raise UnknownModelError(f"{job.model} is no model of this worker; there are {', '.join(self.models)}"[:800])
         served = self._models.get(job.model)
         if served is None:
             self._cold.append(job)
@@ -97,6 +104,10 @@ class GenerateEngine(Engine):
 
     def step(self) -> Sequence[Output]:
         """Load a model that is asked for, or do a step of one that has texts, each in turn."""
+        self._marked = []
+        now = time.monotonic()
+        if now >= self._look_again:  # A worker that is never idle lets go of models too.
+            self._look_again = now + max(LOOK_S, self._models.let_go(now) or 0.0)
         if self._cold:
             return self._warm_up()
         busy = [served for served in self._models if len(served.texts)]
@@ -104,10 +115,11 @@ class GenerateEngine(Engine):
             return []
         self._turn += 1
         served = busy[self._turn % len(busy)]
+        served.used = now
         try:
             return served.texts.step()
         except RuntimeError as error:
-            if not any(word in str(error).lower() for word in ("memory", "malloc", "allocate")):
+            if not self._marked or not _is_memory(error):
                 raise
             return self._out_of_memory(served, error)
 
@@ -182,6 +194,10 @@ class GenerateEngine(Engine):
                 failure = error
             except EngineLoadError as error:
                 failure = EngineError(str(error)[:800])
+            except RuntimeError as error:
+                if not _is_memory(error):
+                    raise
+                failure = MeshOutOfMemoryError(f"loading {name} found too little memory: {error}"[:800])
         outputs: list[Output] = []
         for job in jobs:
             self._cold.remove(job)
@@ -193,7 +209,14 @@ class GenerateEngine(Engine):
                 self._admit(job, served)
             except MeshError as error:
                 outputs.append(Failure(job, error))
+            except Exception as error:  # noqa: BLE001  the others that wait are not to suffer
+                outputs.append(Failure(job, EngineError(f"{type(error).__name__}: {error}"[:800])))
         return outputs
+
+
+def _is_memory(error: RuntimeError) -> bool:
+    """Return whether MLX ran out of memory; it has no type for this."""
+    return any(word in str(error).lower() for word in ("memory", "malloc", "allocate"))
 
 
 def _given(job: Job, vocabulary: int) -> list[int]:

@@ -149,7 +149,9 @@ def load_model(found: FoundModel, adapter: str = "", draft: str = "") -> LoadedM
         raise EngineLoadError(f"--adapter: {folder} has no adapter_config.json; allowed is a folder that mlx-lm wrote")
     model, tokenizer = _loaded(found.folder, folder)
     if not draft:
-        return LoadedModel(found, model, tokenizer, None, _alone(model))
+        from mlx_mesh_worker.engines.generate.probe import why_alone
+
+        return LoadedModel(found, model, tokenizer, None, why_alone(model))
     drafting = find(draft)
     small, theirs = _loaded(drafting.folder, None)
     if theirs.get_vocab() != tokenizer.get_vocab():
@@ -168,14 +170,6 @@ def _loaded(folder: Path, adapter: Path | None) -> tuple[Any, Any]:
         where = f"{folder} with adapter {adapter}" if adapter else str(folder)
         raise EngineLoadError(f"{where}: mlx-lm cannot load it: {type(error).__name__}: {error}") from error
     return model, tokenizer
-
-
-def _alone(model: Any) -> str:
-    """Return why texts of this model cannot be batched; empty if they can."""
-    from mlx_lm.models.cache import make_prompt_cache
-
-    lacking = {type(layer).__name__ for layer in make_prompt_cache(model) if not hasattr(layer, "merge")}
-    return f"{', '.join(sorted(lacking))} cannot be batched" if lacking else ""
 
 
 def _config(folder: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import mlx.core as mx
 
 from mlx_mesh_wire import MeshOutOfMemoryError
 from mlx_mesh_wire.logs import log
+from mlx_mesh_worker.engine import EngineLoadError
 from mlx_mesh_worker.engines.generate.budget import device_working_set, kv_limit
 from mlx_mesh_worker.engines.generate.loader import load_model
 from mlx_mesh_worker.engines.generate.scheduler import Scheduler
@@ -60,6 +61,7 @@ class Models:
         self._served: dict[int, Served] = {}
         self._by_name = {name: index for index, found in enumerate(allowed) for name in found.names}
         self._limit = 0
+        self._weights: dict[int, int] = {}
         self._let_go: dict[str, int] = {}
 
     def __iter__(self) -> Iterator[Served]:
@@ -85,11 +87,16 @@ class Models:
         found = self._allowed[index]
         if index:
             self._make_room(found)
-        before = time.monotonic()
+        before, active = time.monotonic(), mx.get_active_memory()
         settings = self._settings
         loaded = load_model(found, *((settings.adapter, settings.draft_model) if not index else ()))
         kind = SingleFile if loaded.alone else Scheduler
-        texts = kind(loaded, settings, lambda: self._limit_of(index), self._mark)
+        try:
+            texts = kind(loaded, settings, lambda: self._limit_of(index), self._mark)
+        except ValueError as error:
+            raise EngineLoadError(f"--draft-model: {error}") from error
+        if self._limit and settings.kv_max_bytes == "auto":  # What was free is taken by weights now.
+            self._weights[index] = max(0, mx.get_active_memory() - active)
         self._limit = self._limit or kv_limit(settings)
         texts.warm()
         now = time.monotonic()
@@ -118,12 +125,18 @@ class Models:
 
     def _limit_of(self, index: int) -> int:
         others = (each for at, each in self._served.items() if at != index)
-        return self._limit - sum(each.texts.nbytes + each.texts.prefixes.nbytes for each in others)
+        free = self._limit - sum(self._weights.values())
+        return free - sum(each.texts.nbytes + each.texts.prefixes.nbytes for each in others)
 
     def _make_room(self, found: FoundModel) -> None:
         needed = int(WEIGHTS_MARGIN * sum(path.stat().st_size for path in found.folder.glob("*.safetensors")))
         while (free := _free()) < needed:
             idle = [index for index, served in self._served.items() if index and not len(served.texts)]
+            if not idle and any(len(served.texts.prefixes) for served in self):
+                for served in self:
+                    served.texts.prefixes.clear()
+                mx.clear_cache()
+                continue
             if not idle:
                 text = f"loading {found.names[0]} needs {needed} bytes, {free} are free"
                 raise MeshOutOfMemoryError(text, details={"needed": needed, "free": free})
@@ -131,6 +144,7 @@ class Models:
 
     def _unload(self, index: int) -> None:
         served = self._served.pop(index)
+        self._weights.pop(index, None)
         for name, count in _counts(served).items():
             self._let_go[name] = self._let_go.get(name, 0) + count
         log("info", "model_let_go", model=served.loaded.names[0])
