@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mlx_mesh_wire import InvalidRequestError, MeshOutOfMemoryError
-from mlx_mesh_worker.engines.generate import GenerateEngine, decoder
+from mlx_mesh_worker.engines.generate import GenerateEngine, row
 from mlx_mesh_worker.engines.generate.row import HELD_MAX
 from mlx_mesh_worker.engines.generate.settings import GenerateSettings
 from mlx_mesh_worker.job import Job
@@ -161,7 +161,7 @@ def test_a_text_that_outgrows_its_batch_moves_on_with_the_same_tokens(
     bodies = [body, {**body, "seed": 4}, {"prompt": "short", "max_tokens": 70, "logit_bias": ENDLESS}]
     expected = [driver.all(each)[0] for each in bodies]
     texts_of(engine).prefixes.clear()
-    monkeypatch.setattr(decoder, "LOOKAHEAD", 4)
+    monkeypatch.setattr(row, "LOOKAHEAD", 4)
     assert expected == driver.all(*bodies)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from mlx_mesh_worker.engines.generate.batch import DecodeBatch
+from mlx_mesh_worker.engines.generate.slots import capacity_for
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -14,28 +15,12 @@ if TYPE_CHECKING:
     from mlx_mesh_worker.engines.generate.batch import Token
     from mlx_mesh_worker.engines.generate.row import Row
 
-LOOKAHEAD: Final = 512
-"""Tokens to come for which a row gets room at once; a longer text moves on to a longer batch."""
-
-GRAIN: Final = 256
 WASTE_MAX: Final = 4
 """A row joins a batch whose rows have up to this many times the room it needs. One more batch is one more pass of the
 model in each step, so few batches are better than little waste."""
 
 SHORT_MAX: Final = 1024
 """Batches up to this length are always shared: what is wasted is little against what a pass costs."""
-
-
-def capacity_for(tokens: int) -> int:
-    """Return the room of a batch for rows of so many tokens: a multiple of 256, from 1024 on of a quarter of itself."""
-    grain = GRAIN
-    while tokens > 4 * grain:
-        grain *= 2
-    return -(-tokens // grain) * grain
-
-
-def _need(row: Row) -> int:
-    return len(row.context) + min(row.remaining, LOOKAHEAD)
 
 
 class Decoder:
@@ -84,25 +69,25 @@ class Decoder:
         batch = self._fitting(row)
         if batch is not None:
             return batch.growth(1 + others)
-        capacity = capacity_for(_need(row))
+        capacity = capacity_for(row.need)
         near = [] if row.solo else self._near(capacity)
         return capacity * (1 + others + sum(map(len, near))) - sum(each.room for each in near)
 
     def _fitting(self, row: Row) -> DecodeBatch | None:
         """Return the batch that a row joins, None for a new one."""
-        need = _need(row)
+        need = row.need
         most = max(SHORT_MAX, WASTE_MAX * need)
         fitting = [batch for batch in self._batches if need <= batch.capacity <= most]
         return min(fitting, key=lambda batch: batch.capacity) if fitting and not row.solo else None
 
     def _alone(self, row: Row) -> DecodeBatch:
-        batch = DecodeBatch(self._model, capacity_for(_need(row)), 1)
+        batch = DecodeBatch(self._model, capacity_for(row.need), 1)
         self._solo.append(batch)
         return batch
 
     def _larger(self, row: Row) -> DecodeBatch:
         """Return a new batch with room for a row. Those that are not much smaller move into it: one pass less."""
-        capacity = capacity_for(_need(row))
+        capacity = capacity_for(row.need)
         near = self._near(capacity)
         batch = DecodeBatch(self._model, capacity, self._most, places=1 + sum(map(len, near)))
         for smaller in near:

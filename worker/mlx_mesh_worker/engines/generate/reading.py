@@ -9,6 +9,7 @@ from mlx_lm.generate import PromptProcessingBatch
 from mlx_lm.models.cache import make_prompt_cache
 
 from mlx_mesh_worker.engines.generate.pace import PIECE_MIN
+from mlx_mesh_worker.engines.generate.slots import capacity_for, make_room
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 SHORT_MAX: Final = 64
 """Fresh prompts up to this length are read together, padded; longer ones gain nothing by it."""
+
+TAIL: Final = 0.25
+"""A piece may be so much longer if it is the last one then: what is left over would take a pass of its own."""
 
 Piece = tuple["Row", int]
 
@@ -46,6 +50,7 @@ class Reader:
         """Take a row in; its cache holds the first ``cached`` tokens."""
         make: Any = make_prompt_cache
         row.cache, row.fed = (make(self._model), 0) if cache is None else (cache, cached)
+        make_room(row.cache, capacity_for(row.need))
         self.rows.append(row)
 
     def choose(self, room: Callable[[int], int]) -> list[Piece]:
@@ -66,6 +71,8 @@ class Reader:
             # A system prompt ends a piece, so that its cache can be kept for others.
             stop = row.system - row.fed if row.fed < row.system else row.rest
             take = min(stop, row.rest, tokens)
+            if stop == row.rest <= tokens * (1 + TAIL):
+                take = stop
             pieces.append((row, take))
             tokens -= take
             if tokens < PIECE_MIN or row.solo:

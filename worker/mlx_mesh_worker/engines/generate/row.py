@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 SOLO_TOKENS: Final = 4
 """A suspect that has come so far beyond where it began is cleared: what kills does so at the same place again."""
 
+LOOKAHEAD: Final = 512
+"""Tokens to come for which a row gets room at once; a longer text moves on to a longer batch."""
+
 HELD_MAX: Final = 256
 """Tokens that are generated ahead of a reader that grants no credit; then the text is paused."""
 
@@ -87,6 +90,11 @@ class Row:
     def rest(self) -> int:
         """Tokens that are to be read before it can join a batch."""
         return len(self.context) - 1 - self.fed
+
+    @property
+    def need(self) -> int:
+        """Tokens for which it gets room in a batch."""
+        return len(self.context) + min(self.remaining, LOOKAHEAD)
 
     @property
     def nbytes(self) -> int:

@@ -14,6 +14,7 @@ from mlx_mesh_worker.engines.generate.decoder import Decoder
 from mlx_mesh_worker.engines.generate.pace import Pace
 from mlx_mesh_worker.engines.generate.prefix import PrefixCache
 from mlx_mesh_worker.engines.generate.reading import Reader
+from mlx_mesh_worker.engines.generate.slots import snug
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -328,11 +329,7 @@ class Scheduler:
 
     def _keep(self, tokens: Sequence[int], cache: list[Any], *, system: bool = False) -> None:
         """Keep what was read for other texts, as far as memory allows."""
-        if system:
-            import copy
-
-            cache = copy.deepcopy(cache)
-        self.prefixes.store(tokens, cache, system=system)
+        self.prefixes.store(tokens, snug(cache), system=system)
         self.prefixes.shrink(max(0, self._kv_limit() - self._taken()))
 
     def _drop(self, row: Row) -> None:

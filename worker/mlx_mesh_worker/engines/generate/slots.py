@@ -6,13 +6,46 @@ mlx-lm's batch caches align their rows at the right end, so each row that joins 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import copy
+from typing import TYPE_CHECKING, Any, Final
 
 import mlx.core as mx
 from mlx_lm.models.cache import KVCache
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+GRAIN: Final = 256
+
+
+def capacity_for(tokens: int) -> int:
+    """Return the room of a batch for rows of so many tokens: a multiple of 256, from 1024 on of a quarter of itself."""
+    grain = GRAIN
+    while tokens > 4 * grain:
+        grain *= 2
+    return -(-tokens // grain) * grain
+
+
+def make_room(cache: Sequence[Any], capacity: int) -> None:
+    """Have the caches of a text that is to be read get all their room at once.
+
+    mlx-lm's caches grow by 256 tokens, each time with a copy of all that is there.
+    """
+    for layer in cache:
+        if type(layer) is KVCache:
+            layer.step = max(KVCache.step, capacity - layer.offset)
+
+
+def snug(cache: Sequence[Any]) -> list[Any]:
+    """Return a copy of a text's caches without room to spare."""
+    copies = [copy.deepcopy(layer) for layer in cache]
+    for layer in copies:
+        if type(layer) is KVCache and layer.keys is not None and layer.values is not None:
+            layer.keys = mx.contiguous(layer.keys[..., : layer.offset, :])
+            layer.values = mx.contiguous(layer.values[..., : layer.offset, :])
+            layer.step = KVCache.step
+    mx.eval([layer.state for layer in copies])
+    return copies
 
 
 def grown(places: int, needed: int, most: int) -> int:
@@ -128,6 +161,10 @@ class SlotKVCache:
         A text of one token has nothing yet; its first step makes room for it.
         """
         if cache.keys is None or cache.values is None:
+            return
+        if self.keys is None and self._first == 1 and cache.keys.shape[2] == self._capacity:
+            # It was read into a place of this size, which becomes the first one.
+            self.keys, self.values = cache.keys, cache.values
             return
         self.keys = self._with_room(self.keys, cache.keys, row + 1)
         self.values = self._with_room(self.values, cache.values, row + 1)
