@@ -162,7 +162,7 @@ class SlotKVCache:
         """
         if cache.keys is None or cache.values is None:
             return
-        if self.keys is None and self._first == 1 and cache.keys.shape[2] == self._capacity:
+        if self.keys is None and not row and self._first == 1 and cache.keys.shape[2] == self._capacity:
             # It was read into a place of this size, which becomes the first one.
             self.keys, self.values = cache.keys, cache.values
             return
