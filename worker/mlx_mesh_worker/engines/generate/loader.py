@@ -167,7 +167,7 @@ def _loaded(folder: Path, adapter: Path | None) -> tuple[Any, Any]:
     try:
         model, tokenizer = load(str(folder), adapter_path=str(adapter) if adapter else None)[:2]
     except Exception as error:
-        where = f"{folder} with adapter {adapter}" if adapter else str(folder)
+        where = f"{folder} with --adapter {adapter}" if adapter else str(folder)
         raise EngineLoadError(f"{where}: mlx-lm cannot load it: {type(error).__name__}: {error}") from error
     return model, tokenizer
 
