@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import struct
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from mlx_mesh_wire import Flag, MeshError, messages, pack_body, unpack_body
 from mlx_mesh_worker.engines.generate import GenerateEngine
+from mlx_mesh_worker.engines.generate.cpu import Replaced
 from mlx_mesh_worker.engines.generate.loader import LoadedModel
 from mlx_mesh_worker.job import Job
 from mlx_mesh_worker.record import Record
@@ -26,6 +29,15 @@ def loaded_by(engine: GenerateEngine) -> LoadedModel:
     served = engine._models.get("")
     assert served is not None
     return served.loaded
+
+
+@contextmanager
+def mlx_lm_alone(loaded: LoadedModel) -> Iterator[None]:
+    """Have the model compute by mlx-lm's own functions, where ours replaced some."""
+    for replaced in loaded.replaced:
+        replaced.undo()
+    yield
+    loaded.replaced = [Replaced(each) for each in (loaded.model, loaded.draft) if each is not None]
 
 
 class Driver:

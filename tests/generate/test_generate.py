@@ -9,7 +9,7 @@ from mlx_lm.generate import stream_generate
 
 from mlx_mesh_wire import EngineError, InvalidRequestError
 from mlx_mesh_worker.engines.generate import GenerateEngine
-from tests.generate.driver import Driver, loaded_by, texts_of
+from tests.generate.driver import Driver, loaded_by, mlx_lm_alone, texts_of
 
 pytestmark = pytest.mark.slow
 
@@ -25,7 +25,8 @@ def reference(engine: GenerateEngine, prompt: str, count: int) -> list[int]:
 
 
 def test_greedy_tokens_are_those_of_mlx_lm_alone_and_in_mixed_batches(engine: GenerateEngine) -> None:
-    expected = [reference(engine, prompt, 24) for prompt in PROMPTS]
+    with mlx_lm_alone(loaded_by(engine)):
+        expected = [reference(engine, prompt, 24) for prompt in PROMPTS]
     driver = Driver(engine)
     together = driver.all(*({"prompt": prompt, "max_tokens": 24} for prompt in PROMPTS))
     assert expected == together
