@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,33 @@ def test_leaving_early_frees_the_row(live: LiveMesh) -> None:
     with Mesh(live.endpoint) as mesh:
         with mesh.generate("Once", max_tokens=1500) as generation:
             next(generation)
+        until(lambda: all(not worker["in_flight"] for worker in mesh.status()["workers"]), "the row to be free")
+
+
+GONE = """
+import sys
+from mlx_mesh import Mesh
+with Mesh(sys.argv[1]) as mesh:
+    for chunk in mesh.generate("Gone", max_tokens=1500, timeout=300, logit_bias={1: -100}):
+        print(chunk.text, flush=True)
+"""
+
+
+def test_a_client_that_is_killed_in_mid_stream_leaves_the_others_served_and_its_row_free(live: LiveMesh) -> None:
+    asked = {"max_tokens": 300, "temperature": 1.0, "seed": 4, "logit_bias": {1: -100}}
+    with Mesh(live.endpoint) as mesh:
+        alone = mesh.generate("Beside it", timeout=120, **asked).text()  # type: ignore[arg-type]
+        client = subprocess.Popen(
+            [sys.executable, "-c", GONE, live.endpoint], env=live.env, stdout=subprocess.PIPE, bufsize=0
+        )
+        assert client.stdout is not None
+        client.stdout.readline()
+        beside = mesh.generate("Beside it", timeout=120, **asked)  # type: ignore[arg-type]
+        first = next(beside)
+        client.kill()
+        client.wait()
+        client.stdout.close()
+        assert alone == first.text + beside.text()
         until(lambda: all(not worker["in_flight"] for worker in mesh.status()["workers"]), "the row to be free")
 
 
