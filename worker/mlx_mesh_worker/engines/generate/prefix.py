@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right, insort
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
@@ -57,11 +57,9 @@ class PrefixCache:
         At least one token of the text is left to be read, since the model has to say what follows it.
         """
         asked = _key(tokens)
-        best, use = b"", PREFIX_MIN_TOKENS - 1
-        for key in self._relatives(asked):
-            shared = min(_common(key, asked), len(tokens) - 1)
-            if shared > use and (self._entries[key].trimmable or shared == _length(key)):
-                best, use = key, shared
+        place = bisect_left(self._keys, asked)
+        found = [self._nearest(asked, range(place, len(self._keys))), self._nearest(asked, range(place - 1, -1, -1))]
+        best, use = max(found, key=lambda each: each[1])
         if not best:
             return None, 0
         entry = self._entries.pop(best)
@@ -90,7 +88,7 @@ class PrefixCache:
         # mlx-lm's chunked cache says that it can be trimmed, but its layers differ afterwards.
         trimmable = can_trim_prompt_cache(cache) and not any(isinstance(layer, ChunkedKVCache) for layer in cache)
         if trimmable and not system:
-            for other in [o for o in self._relatives(key) if key.startswith(o) and not self._entries[o].system]:
+            for other in [o for o in self._beginnings(key) if not self._entries[o].system]:
                 self._drop(other)
         insort(self._keys, key)
         self._entries[key] = _Entry(cache, size, trimmable, system)
@@ -112,23 +110,30 @@ class PrefixCache:
         self._entries.clear()
         self.nbytes = 0
 
-    def _relatives(self, key: bytes) -> Iterator[bytes]:
-        """Yield the key behind, and those in front that share ever less with it: its beginnings are among them."""
-        place = bisect_left(self._keys, key)
-        if place < len(self._keys):
-            yield self._keys[place]
+    def _nearest(self, asked: bytes, places: range) -> tuple[bytes, int]:
+        """Return the first key that is of use, and how many tokens of it; each further one shares as much or less."""
+        for place in places:
+            key = self._keys[place]
+            shared = min(_common(key, asked), _length(asked) - 1)
+            if shared < PREFIX_MIN_TOKENS:
+                break
+            if self._entries[key].trimmable or shared == _length(key):
+                return key, shared
+        return b"", 0
+
+    def _beginnings(self, key: bytes) -> Iterator[bytes]:
+        """Yield the keys with which this one begins, the longest first."""
         end = key
-        while True:
-            place = bisect_left(self._keys, end + b"\0") - 1
-            if place < 0 or not self._keys[place]:
+        while end:
+            place = bisect_right(self._keys, end) - 1
+            if place < 0:
                 return
             found = self._keys[place]
-            yield found
-            shared = min(_common(found, key), _length(found)) * _WIDTH
-            # What comes next is a beginning of both, or shares even less.
-            end = key[: min(shared, len(found) - _WIDTH)] if found == key[: len(found)] else key[:shared]
-            if not end:
-                return
+            shared = _common(found, key) * _WIDTH
+            if shared == len(found):
+                yield found
+                shared -= _WIDTH
+            end = key[:shared]
 
     def _drop(self, key: bytes) -> None:
         entry = self._entries.pop(key, None)
