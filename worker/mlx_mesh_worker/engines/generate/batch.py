@@ -8,7 +8,7 @@ import mlx.core as mx
 from mlx_lm.models.cache import KVCache, TokenBuffer, make_prompt_cache
 
 from mlx_mesh_worker.engines.generate.logprobs import as_list, read_details, token_details
-from mlx_mesh_worker.engines.generate.slots import Lengths, SlotKVCache, grown
+from mlx_mesh_worker.engines.generate.slots import Lengths, SlotKVCache
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -87,15 +87,10 @@ class DecodeBatch:
         """Whether tokens were computed and not read."""
         return self._unread is not None
 
-    def growth(self, rows: int) -> int:
-        """Return how many tokens' worth of places are made when so many rows join."""
-        needed, places = len(self.rows) + rows, self.room // self.capacity
-        return 0 if needed <= places else (grown(places, needed, self._most) - places) * self.capacity
-
     @property
-    def room(self) -> int:
-        """Tokens that there are places for, used or not."""
-        return self.capacity * max((c.places for c in self._caches if isinstance(c, SlotKVCache)), default=0)
+    def places(self) -> int:
+        """Rows that there is room for without making more."""
+        return max((c.places for c in self._caches if isinstance(c, SlotKVCache)), default=len(self.rows))
 
     @property
     def reach(self) -> int:
@@ -164,6 +159,14 @@ class DecodeBatch:
     def follow(self, tokens: mx.array) -> None:
         """Set the token that comes next for each row, of shape ``(rows,)``."""
         self._tokens = tokens
+
+    def compact(self) -> None:
+        """Give back the places of rows that left."""
+        if self.places > len(self.rows):
+            for cache in self._caches:
+                if isinstance(cache, SlotKVCache):
+                    cache.compact()
+            mx.eval([cache.state for cache in self._caches])
 
     def next_token(self, row: Row) -> mx.array:
         """Return the token that comes next into the model, of shape ``(1,)``."""

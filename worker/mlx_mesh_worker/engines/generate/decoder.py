@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from mlx_mesh_worker.engines.generate.batch import DecodeBatch
-from mlx_mesh_worker.engines.generate.slots import capacity_for
+from mlx_mesh_worker.engines.generate.slots import capacity_for, grown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,6 +22,40 @@ model in each step, so few batches are better than little waste."""
 
 SHORT_MAX: Final = 1024
 """Batches up to this length are always shared: what is wasted is little against what a pass costs."""
+
+
+class _Sized(Protocol):
+    @property
+    def capacity(self) -> int: ...
+
+
+_S = TypeVar("_S", bound=_Sized)
+
+
+@dataclass(eq=False)
+class _Plan:
+    """What a batch will be like."""
+
+    capacity: int
+    rows: int
+    places: int
+
+    @property
+    def room(self) -> int:
+        return self.capacity * self.places
+
+
+def _fitting(batches: Sequence[_S], need: int) -> _S | None:
+    """Return the batch that a row joins, None for a new one."""
+    most = max(SHORT_MAX, WASTE_MAX * need)
+    fitting = [batch for batch in batches if need <= batch.capacity <= most]
+    return min(fitting, key=lambda batch: batch.capacity) if fitting else None
+
+
+def _near(batches: Sequence[_S], capacity: int) -> list[_S]:
+    """Return the batches that move into a new one of this room."""
+    smaller = [batch for batch in batches if batch.capacity < capacity]
+    return [batch for batch in smaller if capacity <= max(SHORT_MAX, WASTE_MAX * batch.capacity)]
 
 
 class Decoder:
@@ -60,25 +95,37 @@ class Decoder:
 
     def join(self, row: Row, cache: Sequence[Any], token: mx.array | int) -> None:
         """Take a row in: its cache, and the token that comes next into the model."""
-        batch = self._fitting(row) or (self._alone(row) if row.solo else self._larger(row))
+        batch = self._alone(row) if row.solo else _fitting(self._batches, row.need) or self._larger(row)
         batch.join(row, cache, token)
         self._of[row] = batch
 
-    def growth(self, row: Row, others: int) -> int:
-        """Return how many tokens' worth of room is made when this row joins, and so many others of its kind before."""
-        batch = self._fitting(row)
-        if batch is not None:
-            return batch.growth(1 + others)
-        capacity = capacity_for(row.need)
-        near = [] if row.solo else self._near(capacity)
-        return capacity * (1 + others + sum(map(len, near))) - sum(each.room for each in near)
+    def growth(self, rows: Sequence[Row]) -> int:
+        """Return how many tokens' worth of room is made when these rows join, one after the other."""
+        now = [*self._batches, *self._solo]
+        before = sum(batch.capacity * batch.places for batch in now)
+        # A row of one token gets its place with its first step.
+        plans = [_Plan(batch.capacity, len(batch), max(len(batch), batch.places)) for batch in self._batches]
+        alone = sum(batch.capacity for batch in self._solo)
+        for row in rows:
+            if row.solo:
+                alone += capacity_for(row.need)
+                continue
+            plan = _fitting(plans, row.need)
+            if plan is None:
+                capacity = capacity_for(row.need)
+                near = _near(plans, capacity)
+                moved = sum(each.rows for each in near)
+                plan = _Plan(capacity, moved, moved + 1)
+                plans = [each for each in plans if each not in near] + [plan]
+            plan.rows += 1
+            if plan.rows > plan.places:
+                plan.places = grown(plan.places, plan.rows, self._most)
+        return sum(plan.room for plan in plans) - before + alone
 
-    def _fitting(self, row: Row) -> DecodeBatch | None:
-        """Return the batch that a row joins, None for a new one."""
-        need = row.need
-        most = max(SHORT_MAX, WASTE_MAX * need)
-        fitting = [batch for batch in self._batches if need <= batch.capacity <= most]
-        return min(fitting, key=lambda batch: batch.capacity) if fitting and not row.solo else None
+    def compact(self) -> None:
+        """Give back the places of rows that left."""
+        for batch in self._batches:
+            batch.compact()
 
     def _alone(self, row: Row) -> DecodeBatch:
         batch = DecodeBatch(self._model, capacity_for(row.need), 1)
@@ -88,7 +135,7 @@ class Decoder:
     def _larger(self, row: Row) -> DecodeBatch:
         """Return a new batch with room for a row. Those that are not much smaller move into it: one pass less."""
         capacity = capacity_for(row.need)
-        near = self._near(capacity)
+        near = [batch for batch in _near(self._batches, capacity) if not batch.unread]
         batch = DecodeBatch(self._model, capacity, self._most, places=1 + sum(map(len, near)))
         for smaller in near:
             for moved in smaller.rows:
@@ -97,11 +144,6 @@ class Decoder:
             self._batches.remove(smaller)
         self._batches.append(batch)
         return batch
-
-    def _near(self, capacity: int) -> list[DecodeBatch]:
-        """Return the batches that move into a new one of this room."""
-        smaller = [batch for batch in self._batches if batch.capacity < capacity and not batch.unread]
-        return [batch for batch in smaller if capacity <= max(SHORT_MAX, WASTE_MAX * batch.capacity)]
 
     def turn(self) -> list[DecodeBatch]:
         """Return the batches whose turn it is: that of a suspect, or all others."""

@@ -14,7 +14,7 @@ from mlx_mesh_worker.engines.generate.decoder import Decoder
 from mlx_mesh_worker.engines.generate.pace import Pace
 from mlx_mesh_worker.engines.generate.prefix import PrefixCache
 from mlx_mesh_worker.engines.generate.reading import Reader
-from mlx_mesh_worker.engines.generate.slots import snug
+from mlx_mesh_worker.engines.generate.slots import capacity_for, snug
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -202,11 +202,16 @@ class Scheduler:
             self._join(row)
         row.began = row.began or now
 
-    def _taken(self) -> int:
-        """Return the bytes that rows take or may come to take, whichever is more."""
-        reserved = sum(row.reserved for row in (*self._reader.rows, *self._decoder.rows))
-        held = self._decoder.nbytes + self._reader.nbytes
-        return max(reserved, held) + sum(row.nbytes for row in self._waiting)
+    def _taken(self, row: Row | None = None) -> int:
+        """Return the bytes that rows take or may come to take, whichever is more; as if this one had begun too."""
+        assert self._token_bytes is not None  # noqa: S101  it is warm
+        begun = [*self._reader.rows, *([] if row is None else [row])]
+        reserved = sum(each.reserved for each in (*begun, *self._decoder.rows))
+        read = sum(capacity_for(each.need) for each in begun if each.cache is None or each.rest)
+        room = max(read, self._decoder.growth(begun))
+        to_come = room * self._token_bytes.each + len(begun) * self._token_bytes.fixed
+        held = self._decoder.nbytes + max(to_come, self._reader.nbytes)
+        return max(reserved, held) + sum(each.nbytes for each in self._waiting if each is not row)
 
     def _make_room(self, row: Row, now: float) -> bool:
         """Return whether the memory for a row is there, forgetting prefixes and setting bulk texts aside for it."""
@@ -214,6 +219,8 @@ class Scheduler:
             for other in self._waiting:  # Nothing will become free: what was set aside is read again.
                 if other is not row:
                     other.unread()
+        if self._free_for(row) < 0:
+            self._decoder.compact()
         while (free := self._free_for(row)) < 0 and self._preempt(row, now, forget=True):
             pass
         if free < 0 and (len(self._reader) or len(self._decoder)):
@@ -223,9 +230,7 @@ class Scheduler:
 
     def _free_for(self, row: Row) -> int:
         """Return the bytes that are left when this row is taken in; below zero if it does not fit."""
-        assert self._token_bytes is not None  # noqa: S101  it is warm
-        growth = self._decoder.growth(row, len(self._reader)) * self._token_bytes.each
-        return self._kv_limit() - self._taken() + row.nbytes - max(row.reserved, growth)
+        return self._kv_limit() - self._taken(row)
 
     def _preempt(self, urgent: Row, now: float, *, forget: bool = False) -> bool:
         """Set the bulk text that began last aside for an interactive one; False if there is none."""
@@ -249,6 +254,9 @@ class Scheduler:
             row.cache, row.fed = self._decoder.cache_of(row)
         self._decoder.leave(left)
         self._waiting += left
+        if self._taken() > self._kv_limit():
+            self._decoder.compact()
+        self.prefixes.shrink(max(0, self._kv_limit() - self._taken()))
         return left
 
     def _join(self, row: Row) -> None:
@@ -287,7 +295,9 @@ class Scheduler:
         moving = list(dict.fromkeys([*self._decoder.outgrown(), *cleared]))
         for row in self._set_aside(moving, now) if moving else ():
             row.solo = row.solo and not row.cleared
-            if self._free_for(row) >= 0 or not len(self._decoder):
+            free = self._free_for(row)
+            if free >= 0 or not len(self._decoder):
+                self.prefixes.shrink(max(0, free))
                 self._waiting.remove(row)
                 self._join(row)
         batches = self._decoder.turn()
@@ -300,7 +310,7 @@ class Scheduler:
             self._take_in(tokens, time.monotonic())
         behind = [row for row in self._decoder.rows if row.paused]
         if behind:
-            self._set_aside(behind, now)
+            self._set_aside(behind, time.monotonic())
 
     def _take_in(self, tokens: Sequence[Token], now: float) -> None:
         """Give out tokens; let rows go that ended with theirs."""

@@ -33,7 +33,7 @@ def make_room(cache: Sequence[Any], capacity: int) -> None:
     """
     for layer in cache:
         if type(layer) is KVCache:
-            layer.step = max(KVCache.step, capacity - layer.offset)
+            layer.step = max(1, capacity - layer.offset)
 
 
 def snug(cache: Sequence[Any]) -> list[Any]:
@@ -185,6 +185,12 @@ class SlotKVCache:
             moved = [mx.contiguous(each[source : source + 1, :, :length]) for each in (self.keys, self.values)]
             mx.eval(moved)
             self.keys[row : row + 1, :, :length], self.values[row : row + 1, :, :length] = moved
+
+    def compact(self) -> None:
+        """Have no more places than rows; evaluate the state then."""
+        if self.keys is not None and self.values is not None:
+            rows = len(self._lengths)
+            self.keys, self.values = mx.contiguous(self.keys[:rows]), mx.contiguous(self.values[:rows])
 
     def extract(self, row: int) -> KVCache:
         """Return a row that has tokens as a cache of its own."""
