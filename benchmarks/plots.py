@@ -119,7 +119,10 @@ class _Nothing:
     """Takes any drawing and does none."""
 
     def __getattr__(self, name: str) -> Any:
-        return lambda *_, **__: None
+        return self
+
+    def __call__(self, *_: Any, **__: Any) -> None:
+        return None
 
 
 def _short(value: float) -> str:

@@ -48,7 +48,7 @@ Figures = dict[str, dict[str, dict[str, float]]]
 
 ORDER = (MESH, BARE, SERVER)
 FULL = Scale(3, {1: 5.0, 8: 8.0, 16: 10.0, 32: 14.0}, 8, 10, 2, 4000, 3, 1500, 3.0)
-QUICK = Scale(1, {1: 2.0, 4: 2.0}, 4, 1, 1, 600, 1, 300, 0.5)
+QUICK = Scale(1, {1: 1.0, 4: 1.5}, 4, 1, 1, 400, 1, 300, 0.5)
 
 SIDE_PROMPT, SHORT_PROMPT, QUESTION, ANSWER = 40, 20, 40, 32
 """Tokens."""
