@@ -20,6 +20,9 @@ WASTE_MAX: Final = 4
 """A row joins a batch whose rows have up to this many times the room it needs. One more batch is one more pass of the
 model in each step, so few batches are better than little waste."""
 
+MOVE_MAX: Final = 1.5
+"""Batches move into one that is larger by no more than this: all of their rows are copied, and everybody waits."""
+
 SHORT_MAX: Final = 1024
 """Batches up to this length are always shared: what is wasted is little against what a pass costs."""
 
@@ -55,7 +58,7 @@ def _fitting(batches: Sequence[_S], need: int) -> _S | None:
 def _near(batches: Sequence[_S], capacity: int) -> list[_S]:
     """Return the batches that move into a new one of this room."""
     smaller = [batch for batch in batches if batch.capacity < capacity]
-    return [batch for batch in smaller if capacity <= max(SHORT_MAX, WASTE_MAX * batch.capacity)]
+    return [batch for batch in smaller if capacity <= max(SHORT_MAX, MOVE_MAX * batch.capacity)]
 
 
 class Decoder:

@@ -8,7 +8,7 @@ import mlx.core as mx
 from mlx_lm.generate import PromptProcessingBatch
 from mlx_lm.models.cache import make_prompt_cache
 
-from mlx_mesh_worker.engines.generate.pace import PIECE_MIN
+from mlx_mesh_worker.engines.generate.pace import FAR, PIECE_MIN
 from mlx_mesh_worker.engines.generate.slots import capacity_for, make_room
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Reader:
         pieces: list[Piece] = []
         tokens = room(ordered[0].fed)
         for row in ordered:
-            if row.solo and pieces:
+            if pieces and (row.solo or row.fed >= FAR):  # There each token takes longer than the room was made for.
                 continue
             # A system prompt ends a piece, so that its cache can be kept for others.
             stop = row.system - row.fed if row.fed < row.system else row.rest
