@@ -106,7 +106,6 @@ class Decoder:
         """Return how many tokens' worth of room is made when these rows join, one after the other."""
         now = [*self._batches, *self._solo]
         before = sum(batch.capacity * batch.places for batch in now)
-        # A row of one token gets its place with its first step.
         plans = [_Plan(batch.capacity, len(batch), max(len(batch), batch.places)) for batch in self._batches]
         alone = sum(batch.capacity for batch in self._solo)
         for row in rows:

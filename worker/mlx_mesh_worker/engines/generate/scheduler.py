@@ -208,7 +208,8 @@ class Scheduler:
         begun = [*self._reader.rows, *([] if row is None else [row])]
         reserved = sum(each.reserved for each in (*begun, *self._decoder.rows))
         read = sum(capacity_for(each.need) for each in begun if each.cache is None or each.rest)
-        room = max(read, self._decoder.growth(begun))
+        owed = self._decoder.growth([])  # to rows of one token, which get their places with their first step
+        room = max(owed + read, self._decoder.growth(begun))
         to_come = room * self._token_bytes.each + len(begun) * self._token_bytes.fixed
         held = self._decoder.nbytes + max(to_come, self._reader.nbytes)
         return max(reserved, held) + sum(each.nbytes for each in self._waiting if each is not row)
@@ -296,7 +297,7 @@ class Scheduler:
         for row in self._set_aside(moving, now) if moving else ():
             row.solo = row.solo and not row.cleared
             free = self._free_for(row)
-            if free >= 0 or not len(self._decoder):
+            if free >= 0 or not (len(self._decoder) or len(self._reader)):
                 self.prefixes.shrink(max(0, free))
                 self._waiting.remove(row)
                 self._join(row)

@@ -34,6 +34,8 @@ def make_room(cache: Sequence[Any], capacity: int) -> None:
     for layer in cache:
         if type(layer) is KVCache:
             layer.step = max(1, capacity - layer.offset)
+            if layer.keys is not None and layer.values is not None:  # It grows with the first token that is read.
+                layer.keys, layer.values = layer.keys[..., : layer.offset, :], layer.values[..., : layer.offset, :]
 
 
 def snug(cache: Sequence[Any]) -> list[Any]:
