@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -291,6 +292,7 @@ def test_every_benchmark_is_reported() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(find_spec("matplotlib") is None, reason="what benchmarks need is installed by make bench")
 @pytest.mark.timeout(400)
 def test_a_quick_run_measures_everything(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks", "generate", "--quick", "--out", tmp_path]

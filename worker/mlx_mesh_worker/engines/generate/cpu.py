@@ -34,19 +34,20 @@ class Replaced:
     """The functions of a model that were replaced; :meth:`undo` brings mlx-lm's own back."""
 
     def __init__(self, model: Any) -> None:
-        self._before: list[tuple[Any, str, Any]] = []
-        for module in _modules_of(model) if slow_exponentials() else ():
+        self._modules = list(_modules_of(model)) if slow_exponentials() else []
+        for module in self._modules:
             for name, make in ((_ATTEND, _attention), (_GATE, _gate)):
                 own = getattr(module, name, None)
                 if own is not None and not hasattr(own, "replaces"):
-                    self._before.append((module, name, own))
                     setattr(module, name, make(own))
 
     def undo(self) -> None:
-        """Bring mlx-lm's own functions back."""
-        for module, name, own in self._before:
-            setattr(module, name, own)
-        self._before.clear()
+        """Bring mlx-lm's own functions back, whoever replaced them."""
+        for module in self._modules:
+            for name in (_ATTEND, _GATE):
+                own = getattr(getattr(module, name, None), "replaces", None)
+                if own is not None:
+                    setattr(module, name, own)
 
 
 def slow_exponentials() -> bool:
