@@ -11,9 +11,8 @@ import pytest
 from mlx_mesh_wire import InvalidRequestError, MeshOutOfMemoryError
 from mlx_mesh_worker.engines.generate import GenerateEngine, row
 from mlx_mesh_worker.engines.generate.row import HELD_MAX
-from mlx_mesh_worker.engines.generate.settings import GenerateSettings
 from mlx_mesh_worker.job import Job
-from tests.generate.driver import Driver, texts_of
+from tests.generate.driver import Driver, make_engine, texts_of
 
 pytestmark = pytest.mark.slow
 
@@ -36,11 +35,7 @@ Made = Callable[..., GenerateEngine]
 @pytest.fixture
 def made(llama: Path) -> Made:
     def make(**settings: Any) -> GenerateEngine:
-        engine = GenerateEngine(str(llama))
-        engine.settings = GenerateSettings(**settings)
-        engine.load()
-        engine.warm()
-        return engine
+        return make_engine(llama, **settings)
 
     return make
 
@@ -181,7 +176,7 @@ def test_texts_wait_for_memory_and_all_are_answered(made: Made) -> None:
     texts = texts_of(engine)
     driver = Driver(engine)
     body = {"prompt": "Once", "max_tokens": 400, "logit_bias": ENDLESS}
-    most = 2**19 // texts._bytes(406)
+    most = 2**19 // texts._token_bytes.of(406)
     jobs = [driver.submit({**body, "temperature": 1.0, "seed": seed}) for seed in range(3 * most)]
     together = 0
     while not all(job in driver.ends for job in jobs):

@@ -177,8 +177,7 @@ class DecodeBatch:
         """Return a row's cache and how many tokens it holds."""
         place = self.rows.index(row)
         if not self._lengths[place]:
-            make: Any = make_prompt_cache
-            return make(self._model), 0
+            return make_prompt_cache(self._model), 0
         cache = [layer.extract(place) for layer in self._caches]
         mx.eval([layer.state for layer in cache])
         return cache, self._lengths[place]

@@ -10,6 +10,8 @@ from mlx_lm.models.cache import make_prompt_cache
 from mlx_mesh_wire import MeshOutOfMemoryError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mlx_mesh_worker.engines.generate.settings import GenerateSettings
 
 DEVICE_SHARE: Final = 0.9
@@ -26,15 +28,15 @@ CACHE_MIN: Final = 256 * 2**20
 
 
 class TokenBytes:
-    """What the caches of one text take, measured.
+    """What the caches of one text take, measured; those of all models that read it (None is no model).
 
     Attributes:
         fixed: bytes of any text, such as the states of recurrent layers.
         each: bytes of a token.
     """
 
-    def __init__(self, model: Any) -> None:
-        few, many = (_measure(model, tokens) for tokens in PROBES)
+    def __init__(self, *models: Any) -> None:
+        few, many = (_measure(models, tokens) for tokens in PROBES)
         self.each = max(0, many - few) // (PROBES[1] - PROBES[0])
         self.fixed = max(0, few - PROBES[0] * self.each)
 
@@ -93,9 +95,13 @@ def _cache_limit() -> int:
     return max(CACHE_MIN, int(total * CACHE_SHARE))
 
 
-def _measure(model: Any, tokens: int) -> int:
-    make: Any = make_prompt_cache
-    cache = make(model)
+def read_blank(model: Any, tokens: int) -> list[Any]:
+    """Let a model read so many tokens of a text that says nothing; return the cache."""
+    cache = make_prompt_cache(model)
     model(mx.zeros((1, tokens), mx.int32), cache=cache)
     mx.eval([layer.state for layer in cache])
-    return int(sum(layer.nbytes for layer in cache))
+    return cache
+
+
+def _measure(models: Sequence[Any], tokens: int) -> int:
+    return sum(int(layer.nbytes) for model in models if model is not None for layer in read_blank(model, tokens))

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from math import isfinite
-from typing import Any, Final
+from typing import Any
 
 import mlx.core as mx
 
-TOP_MAX: Final = 20
+from mlx_mesh_worker.engines.generate.request import TOP_LOGPROBS_MAX
 
 
 def token_details(logprobs: mx.array, token: mx.array) -> tuple[mx.array, mx.array, mx.array]:
     """Return a token's log probability, the likeliest tokens, and theirs."""
-    count = min(TOP_MAX, logprobs.shape[-1])
+    count = min(TOP_LOGPROBS_MAX, logprobs.shape[-1])
     likeliest = mx.argsort(-logprobs)[:count]
     return logprobs[token], likeliest, logprobs[likeliest]
 

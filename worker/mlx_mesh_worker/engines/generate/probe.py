@@ -31,8 +31,7 @@ class _Text(NamedTuple):
 
 def why_alone(model: Any) -> str:
     """Return why texts of this model cannot be batched; empty if they can."""
-    make: Any = make_prompt_cache
-    lacking = sorted({name for layer in make(model) for name in _lacking(layer)})
+    lacking = sorted({name for layer in make_prompt_cache(model) for name in _lacking(layer)})
     if lacking:
         return f"{', '.join(lacking)} cannot be batched"
     try:
@@ -51,9 +50,8 @@ def _lacking(layer: Any) -> set[str]:
 
 def _differing(model: Any) -> int:
     """Return how many texts get other logits in a batch than alone."""
-    make: Any = make_prompt_cache
     texts = [_Text([(7 * place + 13 * length) % 61 + 2 for place in range(length)]) for length in LENGTHS]
-    alone = [make(model) for _ in texts]
+    alone = [make_prompt_cache(model) for _ in texts]
     batch = DecodeBatch(model, max(LENGTHS) + STEPS, len(texts))
     for text, cache in zip(texts, alone, strict=True):
         model(mx.array([text.context[:-1]]), cache=cache)

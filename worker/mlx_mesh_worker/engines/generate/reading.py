@@ -48,8 +48,7 @@ class Reader:
 
     def begin(self, row: Row, cache: list[Any] | None, cached: int) -> None:
         """Take a row in; its cache holds the first ``cached`` tokens."""
-        make: Any = make_prompt_cache
-        row.cache, row.fed = (make(self._model), 0) if cache is None else (cache, cached)
+        row.cache, row.fed = (make_prompt_cache(self._model), 0) if cache is None else (cache, cached)
         make_room(row.cache, capacity_for(row.need))
         self.rows.append(row)
 

@@ -6,15 +6,16 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
+import mlx.core as mx
+
 from mlx_mesh_wire.messages import Lane
 from mlx_mesh_worker.engine import Failure
-from mlx_mesh_worker.engines.generate.budget import TokenBytes, too_full, too_large
+from mlx_mesh_worker.engines.generate.budget import read_blank, too_full
 from mlx_mesh_worker.engines.generate.cpu import slow_exponentials
 from mlx_mesh_worker.engines.generate.decoder import Decoder
-from mlx_mesh_worker.engines.generate.pace import Pace
-from mlx_mesh_worker.engines.generate.prefix import PrefixCache
 from mlx_mesh_worker.engines.generate.reading import Reader
 from mlx_mesh_worker.engines.generate.slots import capacity_for, snug
+from mlx_mesh_worker.engines.generate.texts import Texts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -33,20 +34,11 @@ LAST_CHANCE_S: Final = 0.25
 WARM_TOKENS: Final = 128
 
 
-class Scheduler:
-    """The texts of one model.
+class Scheduler(Texts):
+    """Texts that are generated together.
 
     A row waits, is read, runs, and may be set aside with what it has read (preempted by a more urgent one, or because
     its reader is far behind); it then waits again.
-
-    Args:
-        loaded: the model.
-        settings: of the engine.
-        kv_limit: returns the bytes that the key-value caches may take.
-        mark: told the jobs that a step is about to compute.
-
-    Attributes:
-        counts: preemptions and generated tokens.
     """
 
     def __init__(
@@ -56,21 +48,13 @@ class Scheduler:
         kv_limit: Callable[[], int],
         mark: Callable[[Iterable[Job]], None],
     ) -> None:
-        self._loaded = loaded
+        super().__init__(loaded, settings, kv_limit, mark)
         self._rows_max = settings.rows
-        self._kv_limit = kv_limit
-        self._mark = mark
-        self._rows: dict[Job, Row] = {}
-        self._waiting: list[Row] = []
         self._reader = Reader(loaded.model)
         self._decoder = Decoder(loaded.model, settings.rows)
-        self._pace = Pace(settings.gap_ms / 1e3)
-        self.prefixes = PrefixCache(settings.prefix_max_bytes)
-        self._token_bytes: TokenBytes | None = None
         self._decoded_last = False
         self._ahead = not slow_exponentials()  # Such a CPU gains nothing by it: what is started is waited for.
         self._outputs: list[Output] = []  # those of a step that raised are given out by the next one
-        self.counts = {"preemptions": 0, "generated_tokens": 0, "read_tokens": 0}
 
     def __len__(self) -> int:
         return len(self._rows) + bool(self._outputs)
@@ -80,40 +64,17 @@ class Scheduler:
         """Bytes of the caches of all rows, without those of the prefix cache."""
         return self._decoder.nbytes + self._reader.nbytes + sum(row.nbytes for row in self._waiting)
 
-    def counters(self) -> dict[str, int]:
-        """Return what was counted."""
-        return dict(self.counts)
-
     def warm(self) -> None:
-        """Measure what a text takes, and let the model read and generate."""
-        from mlx_lm.models.cache import make_prompt_cache
-
-        self._token_bytes = TokenBytes(self._loaded.model)
-        import mlx.core as mx
-
-        make: Any = make_prompt_cache
+        """Measure what a text takes and how long it takes, and let the model read and generate."""
+        super().warm()
         for tokens in (WARM_TOKENS, 1, WARM_TOKENS):  # The first time memory is fetched and code is made.
-            cache = make(self._loaded.model)
             before = time.monotonic()
-            self._loaded.model(mx.zeros((1, tokens), mx.int32), cache=cache)
-            mx.eval([layer.state for layer in cache])
+            cache = read_blank(self._loaded.model, tokens)
             seconds = time.monotonic() - before
             if tokens == 1:
                 self._pace.pass_s = seconds
         self._pace.read(WARM_TOKENS, seconds)
         mx.eval(self._loaded.model(mx.zeros((1, 1), mx.int32), cache=cache))
-
-    def admit(self, row: Row) -> None:
-        """Take a row in.
-
-        Raises:
-            MeshOutOfMemoryError: it would need more than there is.
-        """
-        row.reserved = self._bytes(len(row.context) + row.remaining)
-        if row.reserved > self._kv_limit():
-            raise too_large(row.reserved, self._kv_limit(), len(row.context) + row.remaining)
-        self._rows[row.job] = row
-        self._waiting.append(row)
 
     def cancel(self, job: Job) -> None:
         """Take a row out, wherever it is; what it has read is kept for a text that begins alike."""
@@ -145,16 +106,6 @@ class Scheduler:
         outputs, self._outputs = self._outputs, []
         return outputs
 
-    def trim(self, level: int) -> None:
-        """Read in smaller pieces for a while; from level 2 on forget what was read before."""
-        self._pace.press(time.monotonic())
-        if level > 1:
-            self.prefixes.clear()
-
-    def _bytes(self, tokens: int) -> int:
-        assert self._token_bytes is not None  # noqa: S101  it is warm
-        return self._token_bytes.of(tokens)
-
     @contextmanager
     def _salvaging(self) -> Iterator[None]:
         """If this raises, what the caches of the running rows hold is not known; those not to blame are read again."""
@@ -173,10 +124,8 @@ class Scheduler:
         for row in sorted(self._waiting, key=lambda row: (row.job.lane, row.job.accepted)):
             if row.paused:
                 continue
-            if row.remaining <= 0 or row.text.stopped:  # An earlier attempt had come to the end, and its end was lost.
-                self._drop(row)
-                reason = "stop" if row.text.stopped else "length"
-                self._outputs.append(row.result(reason, now, self._loaded.names[0]))
+            if (end := self._ended_before(row, now)) is not None:
+                self._outputs.append(end)
                 continue
             if len(self._reader) + len(self._decoder) >= self._rows_max and not self._preempt(row, now):
                 break
@@ -204,7 +153,6 @@ class Scheduler:
 
     def _taken(self, row: Row | None = None) -> int:
         """Return the bytes that rows take or may come to take, whichever is more; as if this one had begun too."""
-        assert self._token_bytes is not None  # noqa: S101  it is warm
         begun = [*self._reader.rows, *([] if row is None else [row])]
         reserved = sum(each.reserved for each in (*begun, *self._decoder.rows))
         read = sum(capacity_for(each.need) for each in begun if each.cache is None or each.rest)
@@ -329,8 +277,7 @@ class Scheduler:
             if reason is None:
                 self._outputs += row.chunk()
             else:
-                self._outputs.append(row.result(reason, now, self._loaded.names[0]))
-                del self._rows[row.job]
+                self._outputs.append(self._end(row, reason, now))
                 ended.append(row)
         if ended:
             caches = [self._decoder.cache_of(row) for row in ended] if self.prefixes.max_bytes else []

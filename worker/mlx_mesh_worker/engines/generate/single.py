@@ -13,11 +13,9 @@ from mlx_lm.models.cache import trim_prompt_cache
 from mlx_mesh_wire import MeshError
 from mlx_mesh_worker.engine import Failure
 from mlx_mesh_worker.engines.generate.batch import Token
-from mlx_mesh_worker.engines.generate.budget import TokenBytes, too_large
 from mlx_mesh_worker.engines.generate.logprobs import read_details, token_details
-from mlx_mesh_worker.engines.generate.pace import Pace
-from mlx_mesh_worker.engines.generate.prefix import PrefixCache
 from mlx_mesh_worker.engines.generate.sequential import SequentialGenerator
+from mlx_mesh_worker.engines.generate.texts import Texts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -29,15 +27,8 @@ if TYPE_CHECKING:
     from mlx_mesh_worker.job import Job
 
 
-class SingleFile:
-    """The texts of one model, one behind the other, the most urgent first. Its surface is the scheduler's.
-
-    Args:
-        loaded: the model, and the one that drafts for it.
-        settings: of the engine.
-        kv_limit: returns the bytes that the key-value caches may take.
-        mark: told the jobs that a step is about to compute.
-    """
+class SingleFile(Texts):
+    """Texts that are generated one behind the other, the most urgent first."""
 
     def __init__(
         self,
@@ -46,22 +37,11 @@ class SingleFile:
         kv_limit: Callable[[], int],
         mark: Callable[[Iterable[Job]], None],
     ) -> None:
-        self._loaded = loaded
-        self._kv_limit = kv_limit
-        self._mark = mark
+        super().__init__(loaded, settings, kv_limit, mark)
         self._generator = SequentialGenerator(loaded.model, draft=loaded.draft, draft_tokens=settings.draft_tokens)
-        self._rows: dict[Job, Row] = {}
-        self._waiting: list[Row] = []
         self._row: Row | None = None
         self._uid = -1
         self._read = 0
-        self._pace = Pace(settings.gap_ms / 1e3)
-        self._token_bytes: list[TokenBytes] = []
-        self.prefixes = PrefixCache(settings.prefix_max_bytes)
-        self.counts = {"preemptions": 0, "generated_tokens": 0, "read_tokens": 0}
-
-    def __len__(self) -> int:
-        return len(self._rows)
 
     @property
     def nbytes(self) -> int:
@@ -74,23 +54,10 @@ class SingleFile:
 
     def warm(self) -> None:
         """Measure what a text takes, and generate two tokens."""
-        self._token_bytes = [TokenBytes(each) for each in (self._loaded.model, self._loaded.draft) if each is not None]
+        super().warm()
         self._generator.insert([[0] * 32], [2])
         while self._generator.next() != ([], []):
             pass
-
-    def admit(self, row: Row) -> None:
-        """Take a row in.
-
-        Raises:
-            MeshOutOfMemoryError: it would need more than there is.
-        """
-        tokens = len(row.context) + row.remaining
-        row.reserved = sum(each.of(tokens) for each in self._token_bytes)
-        if row.reserved > self._kv_limit():
-            raise too_large(row.reserved, self._kv_limit(), tokens)
-        self._rows[row.job] = row
-        self._waiting.append(row)
 
     def cancel(self, job: Job) -> None:
         """Take a row out; what it has read is kept for a text that begins alike."""
@@ -108,10 +75,9 @@ class SingleFile:
             if not ready:
                 return []
             row = min(ready, key=lambda row: (row.job.lane, row.job.accepted))
+            if (end := self._ended_before(row, now)) is not None:
+                return [end]
             self._waiting.remove(row)
-            if row.remaining <= 0 or row.text.stopped:
-                del self._rows[row.job]
-                return [row.result("stop" if row.text.stopped else "length", now, self._loaded.names[0])]
             self._mark([row.job])
             self._begin(row, now)
         running = self._row
@@ -137,12 +103,6 @@ class SingleFile:
         if self._row is not None and running.paused:
             self._set_aside(running)
         return outputs
-
-    def trim(self, level: int) -> None:
-        """Read in smaller pieces for a while; from level 2 on forget what was read before."""
-        self._pace.press(time.monotonic())
-        if level > 1:
-            self.prefixes.clear()
 
     def _begin(self, row: Row, now: float) -> None:
         cache, row.fed = self.prefixes.fetch(row.context)
@@ -189,13 +149,12 @@ class SingleFile:
         self.counts["generated_tokens"] += 1
         if reason is None:
             return row.chunk()
-        del self._rows[row.job]
         if response.finish_reason is None:  # A string ended it, of which the generator knows nothing.
             self._leave(row)
         else:
             self._row = None
             self._keep(response.all_tokens, response.prompt_cache)
-        return [row.result(reason, now, self._loaded.names[0])]
+        return [self._end(row, reason, now)]
 
     def _set_aside(self, row: Row) -> None:
         """Let others go first until the reader has caught up."""
