@@ -10,7 +10,7 @@ import pytest
 from benchmarks.llama import make_llama
 from mlx_mesh import Mesh
 from mlx_mesh_worker.engines.generate import GenerateEngine
-from tests.generate.driver import texts_of
+from tests.generate.driver import make_engine, texts_of
 from tests.live import LiveMesh, live_mesh
 
 
@@ -21,10 +21,7 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def loaded(llama: Path) -> GenerateEngine:
-    engine = GenerateEngine(str(llama))
-    engine.load()
-    engine.warm()
-    return engine
+    return make_engine(llama)
 
 
 @pytest.fixture

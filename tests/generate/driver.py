@@ -12,9 +12,24 @@ from mlx_mesh_wire import Flag, MeshError, messages, pack_body, unpack_body
 from mlx_mesh_worker.engines.generate import GenerateEngine
 from mlx_mesh_worker.engines.generate.cpu import Replaced
 from mlx_mesh_worker.engines.generate.loader import LoadedModel
+from mlx_mesh_worker.engines.generate.settings import GenerateSettings
 from mlx_mesh_worker.job import Job
 from mlx_mesh_worker.record import Record
 from mlx_mesh_worker.runner import Admit, Cancel, Done, Piece, Runner
+
+
+def make_engine(model: object, **settings: Any) -> GenerateEngine:
+    """Return an engine that has loaded a model, or several with commas between them."""
+    engine = GenerateEngine(str(model))
+    engine.settings = GenerateSettings(**settings)
+    engine.load()
+    engine.warm()
+    return engine
+
+
+def tokens_of(key: bytes) -> list[int]:
+    """Return the tokens that a key of the prefix cache stands for."""
+    return [int.from_bytes(key[n : n + 4], "big") for n in range(0, len(key), 4)]
 
 
 def texts_of(engine: GenerateEngine, model: str = "") -> Any:

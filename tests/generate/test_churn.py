@@ -11,10 +11,9 @@ import pytest
 
 from mlx_mesh_wire import MeshError, MeshOutOfMemoryError
 from mlx_mesh_worker.engines.generate import GenerateEngine, decoder, row
-from mlx_mesh_worker.engines.generate.settings import GenerateSettings
 from mlx_mesh_worker.job import Job
 from mlx_mesh_worker.runner import Done
-from tests.generate.driver import Driver, loaded_by, texts_of
+from tests.generate.driver import Driver, loaded_by, make_engine, texts_of, tokens_of
 
 pytestmark = pytest.mark.slow
 
@@ -75,10 +74,7 @@ def bodies() -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def crowded(llama: Path) -> tuple[GenerateEngine, list[dict[str, Any]], list[list[int]]]:
-    engine = GenerateEngine(str(llama))
-    engine.settings = GenerateSettings(rows=ROWS, kv_max_bytes=KV_LIMIT)
-    engine.load()
-    engine.warm()
+    engine = make_engine(llama, rows=ROWS, kv_max_bytes=KV_LIMIT)
     chosen = bodies()
     alone = []
     for body in chosen:
@@ -203,7 +199,7 @@ def test_each_is_answered_once_with_its_own_tokens_and_nothing_is_left(
     assert crowd.seen["most"] <= KV_LIMIT
     model = loaded_by(crowd.engine).model
     for key in list(texts.prefixes._entries):
-        tokens = [int.from_bytes(key[n : n + 4], "big") for n in range(0, len(key), 4)]
+        tokens = tokens_of(key)
         assert all(layer.offset == len(tokens) for layer in texts.prefixes._entries[key].cache)
         kept = model(mx.array([[3]]), cache=texts.prefixes.fetch([*tokens, 3])[0])[0, -1]
         assert mx.allclose(model(mx.array([[*tokens, 3]]))[0, -1], kept, atol=1e-3)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,8 @@ from benchmarks.llama import make_llama
 from mlx_mesh_worker.engine import EngineLoadError
 from mlx_mesh_worker.engines.generate import GenerateEngine
 from mlx_mesh_worker.engines.generate.row import HELD_MAX
-from mlx_mesh_worker.engines.generate.settings import GenerateSettings
 from mlx_mesh_worker.engines.generate.single import SingleFile
-from tests.generate.driver import Driver, loaded_by, texts_of
+from tests.generate.driver import Driver, loaded_by, make_engine, texts_of, tokens_of
 from tests.generate.kinds import make_kind
 
 pytestmark = pytest.mark.slow
@@ -31,8 +29,6 @@ BODIES: list[dict[str, Any]] = [
     SEEDED,
     {**SEEDED, "seed": 6, "repetition_penalty": 1.2},
 ]
-
-Made = Callable[..., GenerateEngine]
 
 
 @pytest.fixture(scope="module")
@@ -48,25 +44,9 @@ def draft(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def made() -> Made:
-    def make(model: Path, **settings: Any) -> GenerateEngine:
-        engine = GenerateEngine(str(model))
-        engine.settings = GenerateSettings(**settings)
-        engine.load()
-        engine.warm()
-        return engine
-
-    return make
-
-
 @pytest.fixture(scope="module")
 def drafting(llama: Path, draft: Path) -> GenerateEngine:
-    engine = GenerateEngine(str(llama))
-    engine.settings = GenerateSettings(draft_model=str(draft))
-    engine.load()
-    engine.warm()
-    return engine
+    return make_engine(llama, draft_model=str(draft))
 
 
 def test_tokens_and_ends_are_those_without_a_draft(drafting: GenerateEngine, engine: GenerateEngine) -> None:
@@ -106,7 +86,7 @@ def test_what_is_kept_of_a_text_that_ends_in_the_middle_of_a_round_is_right(draf
         driver.run(job)
         assert 1 == len(texts.prefixes)
         ((key, entry),) = texts.prefixes._entries.items()
-        tokens = [int.from_bytes(key[n : n + 4], "big") for n in range(0, len(key), 4)]
+        tokens = tokens_of(key)
         assert [len(tokens)] * 2 == [layer.offset for layer in entry.cache]
         kept = model(mx.array([[3]]), cache=texts.prefixes.fetch([*tokens, 3])[0])[0, -1]
         assert mx.allclose(model(mx.array([[*tokens, 3]]))[0, -1], kept, atol=1e-3)
@@ -164,9 +144,7 @@ def test_what_raises_or_is_no_number_ends_its_own_text(
     assert 8 == len(driver.tokens(good))
 
 
-def test_a_draft_of_another_vocabulary_or_kind_is_refused_and_the_flag_named(
-    llama: Path, made: Made, tmp_path: Path
-) -> None:
+def test_a_draft_of_another_vocabulary_or_kind_is_refused_and_the_flag_named(llama: Path, tmp_path: Path) -> None:
     other = make_llama(tmp_path / "other", "tiny")
     tokenizer = json.loads((other / "tokenizer.json").read_text())
     vocabulary = tokenizer["model"]["vocab"]
@@ -175,14 +153,14 @@ def test_a_draft_of_another_vocabulary_or_kind_is_refused_and_the_flag_named(
     tokenizer["model"]["merges"] = [pair for pair in tokenizer["model"]["merges"] if "".join(pair) != last]
     (other / "tokenizer.json").write_text(json.dumps(tokenizer))
     with pytest.raises(EngineLoadError, match="--draft-model: other has another vocabulary than tiny-llama"):
-        made(llama, draft_model=str(other))
+        make_engine(llama, draft_model=str(other))
     with pytest.raises(EngineLoadError, match=r"--draft-model: draft: its cache .ArraysCache. cannot be cut back"):
-        made(llama, draft_model=str(make_kind(tmp_path / "state", llama, "mamba2")))
+        make_engine(llama, draft_model=str(make_kind(tmp_path / "state", llama, "mamba2")))
 
 
-def test_a_model_that_cannot_be_batched_is_served_beside_a_batched_one(llama: Path, tmp_path: Path, made: Made) -> None:
+def test_a_model_that_cannot_be_batched_is_served_beside_a_batched_one(llama: Path, tmp_path: Path) -> None:
     chunked = make_kind(tmp_path / "chunked", llama, "llama4")
-    engine = made(Path(f"{llama},{chunked}"))
+    engine = make_engine(Path(f"{llama},{chunked}"))
     driver = Driver(engine)
     jobs = [driver.submit({"prompt": PROMPT, "max_tokens": 6}, model=model) for model in ("", "chunked") * 3]
     driver.run(*jobs)

@@ -10,7 +10,7 @@ import pytest
 
 from mlx_mesh_wire import EngineError, MeshOutOfMemoryError
 from mlx_mesh_worker.engines.generate import GenerateEngine
-from tests.generate.driver import Driver, loaded_by, texts_of
+from tests.generate.driver import Driver, loaded_by, texts_of, tokens_of
 
 pytestmark = pytest.mark.slow
 
@@ -226,7 +226,7 @@ def test_what_is_kept_holds_exactly_the_tokens_it_is_kept_for(engine: GenerateEn
         assert len(texts.prefixes) >= 3
         model = loaded_by(engine).model
         for key, entry in list(texts.prefixes._entries.items()):
-            tokens = [int.from_bytes(key[n : n + 4], "big") for n in range(0, len(key), 4)]
+            tokens = tokens_of(key)
             assert [len(tokens)] * 2 == [layer.offset for layer in entry.cache]
             fresh = model(mx.array([[*tokens, 3]]))[0, -1]
             kept = model(mx.array([[3]]), cache=texts.prefixes.fetch([*tokens, 3])[0])[0, -1]

@@ -15,7 +15,7 @@ from mlx_mesh_worker.engines.generate import GenerateEngine
 from mlx_mesh_worker.engines.generate.probe import why_alone
 from mlx_mesh_worker.engines.generate.single import SingleFile
 from mlx_mesh_worker.engines.generate.slots import SlotKVCache
-from tests.generate.driver import Driver, loaded_by, texts_of
+from tests.generate.driver import Driver, loaded_by, make_engine, texts_of
 from tests.generate.kinds import KINDS, make_kind
 
 pytestmark = pytest.mark.slow
@@ -35,9 +35,7 @@ def reference(engine: GenerateEngine, prompt: list[int], count: int) -> list[int
 def test_tokens_are_those_of_mlx_lm_however_rows_join_leave_and_are_set_aside(
     kind: str, llama: Path, tmp_path: Path
 ) -> None:
-    engine = GenerateEngine(str(make_kind(tmp_path / kind, llama, kind)))
-    engine.load()
-    engine.warm()
+    engine = make_engine(make_kind(tmp_path / kind, llama, kind))
     texts = texts_of(engine)
     batched = not isinstance(texts, SingleFile)
     assert batched == (kind != "llama4")
@@ -69,9 +67,7 @@ def test_tokens_are_those_of_mlx_lm_however_rows_join_leave_and_are_set_aside(
 
 def test_a_conversation_beyond_a_window_or_with_a_state_goes_on_from_its_answer(llama: Path, tmp_path: Path) -> None:
     for kind in ("gemma3_text", "lfm2", "llama4"):
-        engine = GenerateEngine(str(make_kind(tmp_path / kind, llama, kind)))
-        engine.load()
-        engine.warm()
+        engine = make_engine(make_kind(tmp_path / kind, llama, kind))
         driver = Driver(engine)
         prompt = PROMPTS[1]
         first = driver.submit({"prompt": prompt, "max_tokens": 10})
@@ -100,9 +96,7 @@ def test_a_model_whose_batches_give_other_numbers_or_fail_is_served_one_at_a_tim
     assert "its batches give other numbers" == why_alone(model)
     monkeypatch.setattr(SlotKVCache, "make_mask", fails)
     assert "its batches fail: TypeError: only a number is an offset" == why_alone(model)
-    engine = GenerateEngine(str(llama))
-    engine.load()
-    engine.warm()
+    engine = make_engine(llama)
     assert isinstance(texts_of(engine), SingleFile)
     assert 1 == engine.slots
     driver = Driver(engine)

@@ -16,8 +16,7 @@ from benchmarks.llama import make_llama
 from mlx_mesh_wire import EngineError, InvalidRequestError, MeshOutOfMemoryError, UnknownModelError
 from mlx_mesh_worker.engine import EngineLoadError
 from mlx_mesh_worker.engines.generate import GenerateEngine, models
-from mlx_mesh_worker.engines.generate.settings import GenerateSettings
-from tests.generate.driver import Driver, texts_of
+from tests.generate.driver import Driver, make_engine, texts_of
 
 pytestmark = pytest.mark.slow
 
@@ -48,11 +47,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture
 def made(folders: dict[str, Path]) -> Made:
     def make(*names: str, **settings: Any) -> GenerateEngine:
-        engine = GenerateEngine(", ".join(str(folders[name]) for name in names))
-        engine.settings = GenerateSettings(**settings)
-        engine.load()
-        engine.warm()
-        return engine
+        return make_engine(", ".join(str(folders[name]) for name in names), **settings)
 
     return make
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mlx_mesh_worker.engines.generate import GenerateEngine
 from mlx_mesh_worker.engines.generate.prefix import PREFIX_MIN_TOKENS, PrefixCache
-from tests.generate.driver import Driver, texts_of
+from tests.generate.driver import Driver, texts_of, tokens_of
 
 MAX_BYTES = 200
 
@@ -125,7 +125,7 @@ def test_it_finds_keeps_and_forgets_what_a_naive_one_does(steps: list[Any]) -> N
 
 
 def _key_of(key: bytes) -> tuple[int, ...]:
-    return tuple(int.from_bytes(key[n : n + 4], "big") for n in range(0, len(key), 4))
+    return tuple(tokens_of(key))
 
 
 def _shared(one: tuple[int, ...], other: tuple[int, ...]) -> int:

@@ -11,8 +11,7 @@ import pytest
 
 from mlx_mesh_wire import InvalidRequestError
 from mlx_mesh_worker.engines.generate import GenerateEngine
-from mlx_mesh_worker.engines.generate.settings import GenerateSettings
-from tests.generate.driver import Driver, texts_of
+from tests.generate.driver import Driver, make_engine, texts_of
 
 pytestmark = pytest.mark.slow
 
@@ -70,10 +69,7 @@ def test_a_text_that_is_set_aside_stays_within_its_schema(engine: GenerateEngine
 
 
 def test_a_draft_model_changes_nothing(engine: GenerateEngine, llama: Path) -> None:
-    drafting = GenerateEngine(str(llama))
-    drafting.settings = GenerateSettings(draft_model=str(llama))
-    drafting.load()
-    drafting.warm()
+    drafting = make_engine(llama, draft_model=str(llama))
     assert Driver(engine).all(SAMPLED[0]) == Driver(drafting).all(SAMPLED[0])
 
 

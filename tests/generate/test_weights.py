@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,27 +17,12 @@ from mlx_lm.utils import load_config, quantize_model, save
 
 from mlx_mesh_worker.engine import EngineLoadError
 from mlx_mesh_worker.engines.generate import GenerateEngine
-from mlx_mesh_worker.engines.generate.settings import GenerateSettings
-from tests.generate.driver import Driver
+from tests.generate.driver import Driver, make_engine
 
 pytestmark = pytest.mark.slow
 
 PROMPTS = ["a", "Once upon a time", "The second of many", "12 x of what is to be said of it " * 3, "é"]
 RANK = 4
-
-Made = Callable[..., GenerateEngine]
-
-
-@pytest.fixture
-def made(llama: Path) -> Made:
-    def make(model: Path, **settings: Any) -> GenerateEngine:
-        engine = GenerateEngine(str(model))
-        engine.settings = GenerateSettings(**settings)
-        engine.load()
-        engine.warm()
-        return engine
-
-    return make
 
 
 @pytest.fixture(scope="module")
@@ -81,12 +65,12 @@ def generated(engine: GenerateEngine, count: int) -> tuple[list[list[int]], list
 
 @pytest.mark.parametrize("bits", [4, 8])
 def test_quantised_weights_give_the_tokens_of_mlx_lm_alone_and_beside_others(
-    llama: Path, tmp_path: Path, made: Made, bits: int
+    llama: Path, tmp_path: Path, bits: int
 ) -> None:
     model, tokenizer = load(str(llama))[:2]
     quantised, config = quantize_model(model, load_config(llama), group_size=32, bits=bits)
     save(tmp_path / "quantised", str(llama), quantised, tokenizer, config)
-    engine = made(tmp_path / "quantised")
+    engine = make_engine(tmp_path / "quantised")
     assert ["continuous"] == list(engine.about().values())
     expected = reference(tmp_path / "quantised", 24)
     assert (expected, expected) == generated(engine, 24)
@@ -94,19 +78,17 @@ def test_quantised_weights_give_the_tokens_of_mlx_lm_alone_and_beside_others(
         assert expected != reference(llama, 24)
 
 
-def test_an_adapter_gives_the_tokens_that_mlx_lm_gives_with_it(llama: Path, adapter: Path, made: Made) -> None:
+def test_an_adapter_gives_the_tokens_that_mlx_lm_gives_with_it(llama: Path, adapter: Path) -> None:
     expected = reference(llama, 20, adapter_path=str(adapter))
-    assert (expected, expected) == generated(made(llama, adapter=str(adapter)), 20)
+    assert (expected, expected) == generated(make_engine(llama, adapter=str(adapter)), 20)
     assert expected != reference(llama, 20)
 
 
-def test_a_folder_that_is_no_adapter_is_refused_and_the_flag_named(
-    llama: Path, adapter: Path, tmp_path: Path, made: Made
-) -> None:
+def test_a_folder_that_is_no_adapter_is_refused_and_the_flag_named(llama: Path, adapter: Path, tmp_path: Path) -> None:
     with pytest.raises(EngineLoadError, match=r"--adapter: .* has no adapter_config.json"):
-        made(llama, adapter=str(tmp_path))
+        make_engine(llama, adapter=str(tmp_path))
     broken = tmp_path / "broken"
     shutil.copytree(adapter, broken)
     mx.save_safetensors(str(broken / "adapters.safetensors"), {"model.layers.9.lora_a": mx.zeros((2, 2))})
     with pytest.raises(EngineLoadError, match=r"--adapter .*incompatible tensors"):
-        made(llama, adapter=str(broken))
+        make_engine(llama, adapter=str(broken))
