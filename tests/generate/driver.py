@@ -75,9 +75,10 @@ class Driver:
         given: list[int] | None = None,
         remaining_ms: int = 600_000,
         alone: bool = False,
+        resumable: bool = True,
     ) -> Job:
         self.numbers += 1
-        flags = Flag.ALONE * alone | (0 if given is None else Flag.RESUMED)
+        flags = Flag.ALONE * alone | Flag.RESUMABLE * resumable | (0 if given is None else Flag.RESUMED)
         window, seen = (1024, len(given or ())) if stream else (0, 0)
         message = messages.Job(
             self.numbers, 1, b"s" * 16, self.numbers, op, model, lane, remaining_ms, flags, window, b"", "", seen

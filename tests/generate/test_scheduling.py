@@ -131,6 +131,31 @@ def test_a_slow_reader_gets_several_tokens_in_a_chunk_and_the_same_text(engine: 
     assert max(len(chunk["tokens"]) for chunk in driver.chunks[job]) > 5
 
 
+def test_a_text_that_may_have_to_begin_anew_is_cut_in_the_same_way_however_slow_its_reader_is(
+    engine: GenerateEngine,
+) -> None:
+    driver = Driver(engine)
+    body = {**SEEDED, "max_tokens": HELD_MAX + 100}
+    calm = driver.submit(body, resumable=False)
+    driver.run(calm)
+    slow = driver.submit(body, resumable=False)
+    while len(driver.chunks[slow]) < 3:
+        driver.turn()
+    held = len(driver.chunks[slow])
+    slow.backlog.append(())
+    neighbour = driver.submit({**body, "max_tokens": HELD_MAX + 200})
+    while neighbour not in driver.ends:
+        before = len(driver.chunks[slow])
+        driver.turn()
+        slow.backlog.extend([()] * (len(driver.chunks[slow]) - before))
+    assert held + HELD_MAX - 1 <= len(driver.chunks[slow]) <= held + HELD_MAX + 1
+    assert slow not in driver.ends
+    slow.backlog.clear()
+    driver.run(slow)
+    assert driver.parts(calm)[:-1] == driver.parts(slow)[:-1]
+    assert driver.tokens(calm) == driver.tokens(slow)
+
+
 def test_a_reader_that_is_far_behind_pauses_its_text_and_nobody_else(engine: GenerateEngine) -> None:
     driver = Driver(engine)
     body = {"prompt": "Once", "max_tokens": HELD_MAX + 200, "temperature": 1.0, "seed": 5, "logit_bias": ENDLESS}

@@ -114,7 +114,8 @@ class Row:
     @property
     def paused(self) -> bool:
         """Whether its reader is so far behind that generating more is of no use."""
-        return self.job.blocked and len(self._held) >= HELD_MAX
+        ahead = self._held if self.job.resumable else self.job.backlog
+        return self.job.blocked and len(ahead) >= HELD_MAX
 
     def unread(self) -> None:
         """Forget what the model has read of it, and what it has chosen beyond the text so far."""
@@ -147,8 +148,12 @@ class Row:
         return None if self.remaining > 0 else "length"
 
     def chunk(self) -> list[Output]:
-        """Return what the reader has not been given yet as a chunk; nothing if it has no room, or wants all at once."""
-        if not self.job.stream or self.job.blocked or not self._held:
+        """Return what the reader has not been given yet as a chunk; nothing if it has no room, or wants all at once.
+
+        A reader that does not keep what it is given gets a chunk for each token whatever room it has: should the text
+        be generated anew, it has to be cut in the same way.
+        """
+        if not self.job.stream or not self._held or (self.job.blocked and self.job.resumable):
             return []
         return [Chunk(self.job, self._taken())]
 
