@@ -23,7 +23,7 @@ MAY_IMPORT = {
         "mlx_mesh_broker.sockets",
         "mlx_mesh_worker.shell",
         "mlx_mesh._link",
-        "mlx_mesh.cli.control",
+        "mlx_mesh_wire.control",
     },
     "mlx": {"mlx_mesh_worker.engines"},
     "mlx_lm": {"mlx_mesh_worker.engines"},

@@ -13,7 +13,7 @@ import pytest
 from cli_shell import Shell
 
 from mlx_mesh.cli import up
-from mlx_mesh.cli.supervisor import Supervisor
+from mlx_mesh_wire.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

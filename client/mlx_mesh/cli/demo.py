@@ -25,10 +25,10 @@ from mlx_mesh.cli.demo_texts import PARAGRAPHS_MAX, paragraphs
 from mlx_mesh.cli.output import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, CommandError, count, note, say, told
 from mlx_mesh.cli.progress_bar import ProgressBar
 from mlx_mesh.cli.starting import wait_until_ready
-from mlx_mesh.cli.supervisor import Supervisor
 from mlx_mesh.cli.table import duration, milliseconds, percentile, table
 from mlx_mesh_wire import MeshError
 from mlx_mesh_wire.paths import ENDPOINT_VARIABLE, RUN_DIR_VARIABLE
+from mlx_mesh_wire.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from mlx_mesh.cli.arguments import add_parser, add_timeout
 from mlx_mesh.cli.connect import require_broker
-from mlx_mesh.cli.control import command
 from mlx_mesh.cli.output import EXIT_OK, CommandError, count, fail, say
+from mlx_mesh_wire.control import command
 
 if TYPE_CHECKING:
     import argparse

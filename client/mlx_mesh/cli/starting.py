@@ -6,17 +6,17 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from mlx_mesh.cli.connect import listening
-from mlx_mesh.cli.control import command
 from mlx_mesh.cli.logs import tail
 from mlx_mesh.cli.output import fail, note
-from mlx_mesh.cli.supervisor import never_started
 from mlx_mesh_wire import MeshError
+from mlx_mesh_wire.control import command
 from mlx_mesh_wire.paths import ipc_endpoint
+from mlx_mesh_wire.supervisor import never_started
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from mlx_mesh.cli.supervisor import Supervisor
+    from mlx_mesh_wire.supervisor import Supervisor
 
 WORKER_GROUPS = frozenset({"workers", "generate"})
 """The groups of ``supervisord.conf`` whose processes are workers, each under its own name."""

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 from mlx_mesh.cli.arguments import add_parser, add_timeout, seconds
 from mlx_mesh.cli.connect import require_broker
 from mlx_mesh.cli.output import EXIT_OK, count, note, say, told
-from mlx_mesh.cli.supervisor import Supervisor, never_started
 from mlx_mesh.cli.table import duration, size, table
 from mlx_mesh_wire import MeshError
 from mlx_mesh_wire.messages import LANE_NAMES
 from mlx_mesh_wire.paths import run_dir
+from mlx_mesh_wire.supervisor import Supervisor, never_started
 
 if TYPE_CHECKING:
     import argparse

@@ -17,9 +17,9 @@ from mlx_mesh.cli.connect import listening
 from mlx_mesh.cli.logs import Follower
 from mlx_mesh.cli.output import EXIT_INTERRUPTED, EXIT_OK, CommandError, fail, note, say
 from mlx_mesh.cli.starting import wait_until_ready
-from mlx_mesh.cli.supervisor import Supervisor, never_started
 from mlx_mesh_wire.host import process_start
 from mlx_mesh_wire.paths import ensure_run_dir, ipc_endpoint, run_dir
+from mlx_mesh_wire.supervisor import Supervisor, never_started
 
 if TYPE_CHECKING:
     import argparse
