@@ -286,9 +286,15 @@ class Quiet(NamedTuple):
 
 
 class Trim(NamedTuple):
-    """Broker to worker: give memory back. Level 1 clears caches, 2 shrinks batches too."""
+    """Broker to worker: give memory back. Level 1 clears caches, 2 shrinks batches too; 0: it is short no more."""
 
     level: int
+
+
+class Dump(NamedTuple):
+    """Broker to worker: write the stacks of all threads to the log. ``reason`` is why, for whoever reads them."""
+
+    reason: str
 
 
 class Command(NamedTuple):
@@ -328,6 +334,7 @@ Message = (
     | Beat
     | Quiet
     | Trim
+    | Dump
     | Command
     | Events
 )
@@ -356,6 +363,7 @@ TYPE_CODES: dict[type[Message], int] = {
     Beat: 37,
     Quiet: 38,
     Trim: 39,
+    Dump: 40,
     Command: 48,
     Events: 49,
 }
@@ -434,7 +442,8 @@ RANGES: dict[type[Message], Bounds] = {
     Return: {"job_id": _ID},
     Beat: {"progress": _COUNT, "held": _COUNT},
     Quiet: {},
-    Trim: {"level": (1, 2)},
+    Trim: {"level": (0, 2)},
+    Dump: {},
     Command: {"id": _ID},
     Events: {"records": _COUNT},
 }
@@ -481,6 +490,7 @@ LENGTHS: dict[type[Message], Bounds] = {
         "memory": (0, limits.MAP_MAX_ITEMS),
         "counters": (0, limits.MAP_MAX_ITEMS),
     },
+    Dump: {"reason": (0, limits.REASON_MAX_CHARS)},
     Command: {"name": (1, limits.OP_MAX_CHARS)},
 }
 """Strings (characters), byte strings (bytes), lists and maps (items): how long they may be."""

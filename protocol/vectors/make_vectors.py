@@ -102,6 +102,7 @@ TYPES: dict[str, tuple[int, dict[str, Any]]] = {
     "Beat": (37, BEAT),
     "Quiet": (38, {"on": True}),
     "Trim": (39, {"level": 1}),
+    "Dump": (40, {"reason": "no progress for 30 s"}),
     "Command": (48, {"id": 1, "name": "status"}),
     "Events": (49, {"records": 3}),
 }
@@ -159,6 +160,8 @@ LIMITS: list[tuple[str, str, Any, Any]] = [
     ("Job", "attempt", 1, 0),
     ("Job", "seen", MAX, -1),
     ("Trim", "level", 2, 3),
+    ("Trim", "level", 0, -1),
+    ("Dump", "reason", "r" * 200, "r" * 201),
     ("Command", "name", "n" * 64, ""),
 ]
 KINDS: list[tuple[str, str, Any, str]] = [

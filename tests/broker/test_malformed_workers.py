@@ -98,6 +98,7 @@ def test_what_is_malformed_is_answered_with_protocol_error_and_the_worker_goes_o
         messages.Again(1, 0),
         messages.Job(1, 1, b"s" * 16, 1, "echo", "", 1, 1, 0, 0, b"", ""),
         messages.Trim(1),
+        messages.Dump("why"),
         messages.Command(1, "status"),
     ],
     ids=lambda message: type(message).__name__,
