@@ -1,13 +1,18 @@
-"""Which endpoints a client or a worker can connect to; libzmq takes more, and then never connects."""
+"""Which endpoints a client or a worker can connect to, and whether anybody listens there.
+
+libzmq takes more endpoints than those, and then never connects.
+"""
 
 from __future__ import annotations
 
 import os
 import re
+import socket
 from typing import Final
 
 from mlx_mesh_wire.paths import IPC_PATH_MAX_BYTES
 
+IPC: Final = "ipc://"
 PORT_MAX: Final = 65_535
 ALLOWED: Final = "ipc://PATH or tcp://HOST:PORT"
 
@@ -34,3 +39,15 @@ def endpoint_fault(endpoint: object) -> str:
     if not _HOST.fullmatch(host):
         return f"{endpoint!r} has no host; allowed: {ALLOWED}"
     return ""
+
+
+def listening(endpoint: str) -> bool:
+    """Return whether somebody listens on an ipc endpoint; other endpoints count as listening."""
+    if not endpoint.startswith(IPC):
+        return True
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(endpoint.removeprefix(IPC))
+        except OSError:
+            return False
+    return True

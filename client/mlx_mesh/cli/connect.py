@@ -2,24 +2,11 @@
 
 from __future__ import annotations
 
-import socket
-
 from mlx_mesh.cli.output import fail
+from mlx_mesh_wire.endpoints import IPC, listening
 from mlx_mesh_wire.paths import client_endpoint, ipc_endpoint, run_dir
 
-IPC = "ipc://"
-
-
-def listening(endpoint: str) -> bool:
-    """Return whether somebody listens on an ipc endpoint; other endpoints count as listening."""
-    if not endpoint.startswith(IPC):
-        return True
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.connect(endpoint.removeprefix(IPC))
-        except OSError:
-            return False
-    return True
+__all__ = ["listening", "require_broker"]
 
 
 def require_broker(*, control: bool = False) -> None:
