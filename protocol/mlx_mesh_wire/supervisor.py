@@ -5,13 +5,46 @@ from __future__ import annotations
 import http.client
 import socket
 import xmlrpc.client
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
+from xml.parsers.expat import ExpatError
 
-if TYPE_CHECKING:
-    from pathlib import Path
+from mlx_mesh_wire.worker_command import worker_engine
 
 ANSWER_MAX_S = 60.0
 """supervisord answers at once, unless it is busy writing to a slow disk."""
+
+TAIL_BYTES = 4096
+
+# Codes of faults, as in supervisor.xmlrpc.Faults.
+UNKNOWN_METHOD, SHUTDOWN_STATE, BAD_NAME = 1, 6, 10
+
+NOT_REACHED = 0
+"""In the place of such a code: nobody answered."""
+
+NO_PLUGIN = "supervisord does not know {}: its conf has no [rpcinterface:mlx_mesh]; take it from supervisord.conf"
+
+
+class SupervisorError(Exception):
+    """supervisord does not answer, or refuses what it is asked.
+
+    Attributes:
+        code: of the fault, as in ``supervisor.xmlrpc.Faults``; ``NOT_REACHED`` if nobody answered.
+    """
+
+    def __init__(self, text: str, code: int = NOT_REACHED) -> None:
+        super().__init__(text)
+        self.code = code
+
+    @property
+    def unreachable(self) -> bool:
+        """Whether nobody answered; otherwise it was refused."""
+        return self.code == NOT_REACHED
+
+    @property
+    def stopping(self) -> bool:
+        """Whether supervisord refuses everything because it is stopping."""
+        return self.code == SHUTDOWN_STATE
 
 
 def never_started(process: dict[str, Any]) -> bool:
@@ -19,42 +52,149 @@ def never_started(process: dict[str, Any]) -> bool:
     return process["statename"] == "STOPPED" and not process["start"]
 
 
-class Supervisor:
-    """The supervisord whose socket lies in a run directory."""
+def full_name(process: dict[str, Any]) -> str:
+    """Return the name that supervisord takes for a process in any group, ``group:name``."""
+    return f"{process['group']}:{process['name']}"
 
-    def __init__(self, run_dir: Path) -> None:
+
+class Supervisor:
+    """The supervisord whose socket lies in a run directory.
+
+    Processes are named ``group:name``. Every method but ``pid``, ``processes`` and ``shut_down`` raises
+    ``SupervisorError``.
+
+    Args:
+        run_dir: the run directory.
+        timeout: how long one answer may take, in seconds.
+    """
+
+    def __init__(self, run_dir: Path, timeout: float = ANSWER_MAX_S) -> None:
         self.socket = run_dir / "supervisor.sock"
+        self._timeout = timeout
 
     def _call(self, method: str, *arguments: Any) -> Any:
-        proxy = xmlrpc.client.ServerProxy("http://localhost/RPC2", transport=_UnixTransport(str(self.socket)))
-        with proxy:
-            return getattr(proxy.supervisor, method)(*arguments)
+        transport = _UnixTransport(str(self.socket), self._timeout)
+        # A connection for each call: to keep one saves a fifth of a millisecond, and nobody would close it.
+        try:
+            with xmlrpc.client.ServerProxy("http://localhost/RPC2", transport=transport) as proxy:
+                return getattr(proxy, method)(*arguments)
+        except xmlrpc.client.Fault as fault:
+            raise SupervisorError(_fault_text(method, fault), fault.faultCode) from fault
+        except (OSError, http.client.HTTPException, xmlrpc.client.Error, ExpatError) as error:
+            raise SupervisorError(f"supervisord does not answer at {self.socket}: {error}") from error
 
     def pid(self) -> int | None:
         """Return the pid of supervisord, None when there is none."""
         try:
-            return int(self._call("getPID"))
-        except (OSError, http.client.HTTPException, xmlrpc.client.Error):
+            return int(self._call("supervisor.getPID"))
+        except SupervisorError:
             return None
 
     def processes(self) -> list[dict[str, Any]]:
-        """Return what supervisord says of each process (``name``, ``statename``, ``pid``, ...); empty without one."""
+        """Return what ``look`` does; empty without a supervisord, and while it is stopping."""
         try:
-            return list(self._call("getAllProcessInfo"))
-        except (OSError, http.client.HTTPException, xmlrpc.client.Error):
+            return self.look()
+        except SupervisorError:
             return []
+
+    def look(self) -> list[dict[str, Any]]:
+        """Return what supervisord says of each process.
+
+        Beside supervisord's own (``name``, ``group``, ``statename``, ``pid``, ``start``, ...) there are ``program``,
+        ``worker``, ``engine``, ``stand_in``, ``scaled`` and ``restarting``, as ``mlx_mesh.processes`` tells them. From
+        a supervisord without that they are told as far as possible.
+        """
+        try:
+            return list(self._call("mlx_mesh.processes"))
+        except SupervisorError as error:
+            if error.code != UNKNOWN_METHOD:
+                raise
+        found = list(self._call("supervisor.getAllProcessInfo"))
+        described = self._call("supervisor.getAllConfigInfo")
+        commands = {(config["group"], config["name"]): config["command"] for config in described}
+        return [_without_plugin(process, commands.get((process["group"], process["name"]), "")) for process in found]
+
+    def groups(self) -> list[dict[str, Any]]:
+        """Return ``group``, ``program``, ``worker``, ``engine``, ``numprocs``, ``processes`` (names) by program."""
+        return list(self._call("mlx_mesh.groups"))
+
+    def start(self, name: str) -> None:
+        """Start a process; do not wait for it."""
+        self._call("supervisor.startProcess", name, False)
+
+    def stop(self, name: str) -> None:
+        """Stop a process, a worker drains; do not wait for it."""
+        self._call("supervisor.stopProcess", name, False)
+
+    def restart(self, name: str, *, hurry: bool = False) -> None:
+        """Have a process stopped, and started again by supervisord once it has ended; do not wait for it.
+
+        Args:
+            name: of the process.
+            hurry: a worker hands back what it holds and leaves at once, instead of draining.
+        """
+        self._call("mlx_mesh.restart", name, hurry)
+
+    def signal(self, name: str, number: str) -> None:
+        """Send a signal, named as ``USR1``, to a process."""
+        self._call("supervisor.signalProcess", name, number)
+
+    def add(self, group: str, program: str = "", *, stand_in: bool = False) -> str:
+        """Start one more process of a program and return its name.
+
+        Args:
+            group: that it belongs to.
+            program: may be empty if the group has one only.
+            stand_in: it is there for a while only.
+        """
+        return str(self._call("mlx_mesh.add", group, program, stand_in))
+
+    def remove(self, name: str) -> None:
+        """Have a process stopped, a worker drains, and taken out of its group; do not wait for it."""
+        self._call("mlx_mesh.remove", name)
+
+    def log_tail(self, name: str, size: int = TAIL_BYTES) -> str:
+        """Return the last bytes of a process's log as text; empty if it has none yet.
+
+        Read from the file: over XML-RPC supervisord fails where a character is cut, or is none.
+        """
+        path = log_of(self._call("supervisor.getProcessInfo", name), self.socket.parent)
+        try:
+            with path.open("rb") as file:
+                file.seek(max(0, file.seek(0, 2) - size))
+                return file.read().decode("utf-8", "replace")
+        except OSError:
+            return ""
 
     def shut_down(self) -> None:
         """Ask supervisord to stop everything and then itself; returns at once. Nothing happens without one."""
         try:
-            self._call("shutdown")
-        except (OSError, http.client.HTTPException, xmlrpc.client.Error):
+            self._call("supervisor.shutdown")
+        except SupervisorError:
             return
 
 
+def log_of(process: dict[str, Any], run_dir: Path) -> Path:
+    """Return the path of a process's log: of its output, or where that goes to no file, of its errors."""
+    return run_dir / (process["stdout_logfile"] or process["stderr_logfile"])
+
+
+def _fault_text(method: str, fault: xmlrpc.client.Fault) -> str:
+    if fault.faultCode == UNKNOWN_METHOD and method.startswith("mlx_mesh."):
+        return NO_PLUGIN.format(method)
+    name, _, text = fault.faultString.partition(": ")
+    return text or name.lower().replace("_", " ")
+
+
+def _without_plugin(process: dict[str, Any], command: str) -> dict[str, Any]:
+    engine = worker_engine(command)
+    extra = {"program": "", "worker": engine is not None, "engine": engine or ""}
+    return {**process, **extra, "stand_in": False, "scaled": False, "restarting": False}
+
+
 class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=ANSWER_MAX_S)
+    def __init__(self, path: str, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
         self._path = path
 
     def connect(self) -> None:
@@ -68,11 +208,12 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 class _UnixTransport(xmlrpc.client.Transport):
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, timeout: float) -> None:
         super().__init__()
         self._path = path
+        self._timeout = timeout
 
     def make_connection(self, host: Any) -> http.client.HTTPConnection:
-        connection = _UnixConnection(self._path)
+        connection = _UnixConnection(self._path, self._timeout)
         self._connection = host, connection  # so that closing the proxy closes it
         return connection

@@ -6,6 +6,8 @@ directory and goes into it. Nothing else may import it.
 
 Nor can it start a program only if something is set: the programs of the group ``generate`` have no ``autostart``, and
 are started here if a model is named for them.
+
+``mlx_mesh.cli.supervise`` has the rest: what supervisord is taught beyond its own.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from supervisor import events  # type: ignore[import-untyped]
 
+from mlx_mesh.cli.supervise import sections, stops
+from mlx_mesh.cli.supervise.namespace import Namespace
 from mlx_mesh_wire.paths import RUN_DIR_VARIABLE, ensure_run_dir, run_dir
 from mlx_mesh_wire.settings import CONFIG_VARIABLE, SettingsError, config_file, read_config
 
@@ -78,17 +82,15 @@ def _start_generate(supervisord: Any) -> None:
             process.spawn()
 
 
-class _NoMethods:
-    """An RPC namespace has to be some object; this one adds no methods."""
-
-
-def enter(supervisord: Any) -> object:
-    """Finish what importing began; supervisord calls this when it opens its socket."""
+def enter(supervisord: Any) -> Namespace:
+    """Finish what importing began, and return the methods ``mlx_mesh.*``; supervisord calls this for its socket."""
     options = supervisord.options
     options.configfile = str(Path(options.here) / Path(options.configfile).name)
     # Before supervisord answers anybody, so that whoever asks never sees a program as off that is about to start.
     events.subscribe(events.SupervisorRunningEvent, lambda _: _start_generate(supervisord))
-    return _NoMethods()
+    events.subscribe(events.SupervisorRunningEvent, lambda _: stops.install(supervisord))
+    return Namespace(supervisord)
 
 
 _enter_run_dir()
+sections.keep_sections()
