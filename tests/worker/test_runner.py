@@ -236,3 +236,45 @@ def test_a_step_may_be_a_generator() -> None:
             yield from super().step()
 
     assert values(Bench(Lazy()).turn(Admit(job("a")))) == ["A"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no memory to give"), EngineBrokenError("beyond repair")])
+def test_memory_is_given_back_without_jobs_too_and_an_engine_that_fails_at_it_goes_on(error: Exception) -> None:
+    class Reluctant(Upper):
+        def trim(self, level: int) -> None:
+            timed.append((level, bench.runner.step_since))
+            if level:
+                raise error
+
+    timed: list[Any] = []
+    bench = Bench(Reluctant())
+    assert [] == bench.turn(Trim(2))
+    assert ([(2, 0.25)], 2, None) == (timed, bench.runner.trimmed, bench.runner.step_since)
+    assert str(error) in bench.reports[0]
+    assert ["A"] == values(bench.turn(Admit(job("a")), Trim(1), Trim(0)))
+    assert ([2, 1, 0], 0) == ([level for level, _ in timed], bench.runner.trimmed)
+
+
+def test_what_a_load_within_a_step_takes_is_timed_by_itself() -> None:
+    class Lazy(Upper):
+        def run(self, batch: list[Any]) -> Sequence[Any]:
+            bench.now += 1
+            with self.loading(), self.loading():
+                during.append((bench.runner.loading_since, bench.runner.step_since))
+                bench.now += 100
+                if batch == ["missing"]:
+                    raise OSError("no such model")
+            during.append((bench.runner.loading_since, bench.runner.step_since))
+            return super().run(batch)
+
+    during: list[Any] = []
+    bench = Bench(Lazy())
+    assert ["A"] == values(bench.turn(Admit(job("a"))))
+    assert [(1.25, 0.25), (None, 101.25)] == during
+    assert ["ENGINE_ERROR"] == values(bench.turn(Admit(job("missing", ms=999_000))))
+    assert (None, None) == (bench.runner.loading_since, bench.runner.step_since)
+
+
+def test_an_engine_may_declare_a_load_before_there_is_a_runner() -> None:
+    with Upper().loading():
+        pass

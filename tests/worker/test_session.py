@@ -10,7 +10,7 @@ from mlx_mesh_wire import EngineError, messages, pack_body
 from mlx_mesh_wire.messages import Flag
 from mlx_mesh_worker import session as module
 from mlx_mesh_worker.runner import Admit, Cancel, Done, Piece, Returned, Trim, Withdraw
-from mlx_mesh_worker.session import Leave, Reconnect, Renamed, Send, Session, Told, Vitals
+from mlx_mesh_worker.session import Dump, Leave, Reconnect, Renamed, Send, Session, Told, Vitals
 
 KEY = b"0123456789abcdef"
 INFO = messages.Ready(1, 0, b"i" * 16, "w", "h", "m", 1, 1, ["echo"], [], [], 4, 5000, {})
@@ -313,10 +313,11 @@ def test_a_silent_broker_is_pinged_and_then_the_connection_is_made_anew() -> Non
     assert seen.count(Reconnect()) == 1
 
 
-def test_pings_are_answered_trims_are_passed_on_and_the_rest_is_ignored() -> None:
+def test_pings_are_answered_trims_and_dumps_are_passed_on_and_the_rest_is_ignored() -> None:
     bench = Bench()
     assert [messages.Pong(5)] == sent(bench.say(messages.Ping(5)))
-    assert [Trim(2)] == bench.say(messages.Trim(2))
+    assert [Trim(2), Trim(0)] == [*bench.say(messages.Trim(2)), *bench.say(messages.Trim(0))]
+    assert [Dump("no step for 30 s")] == bench.say(messages.Dump("no step for 30 s"))
     assert bench.say(messages.Status(1)) == []
 
 

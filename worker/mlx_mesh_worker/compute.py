@@ -11,9 +11,12 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from mlx_mesh_wire.logs import log
+from mlx_mesh_worker.allocator import give_back
 from mlx_mesh_worker.declared import check_declared, checked_about, fit_counters
 from mlx_mesh_worker.engines import find_engine
 from mlx_mesh_worker.runner import Runner
+from mlx_mesh_worker.vitals import resident_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -108,18 +111,21 @@ class Compute:
             self._go.set()
         elif self.runner is not None and self.runner.busy:
             self.outcomes.extend(self.runner.turn())
+            self._after_trim(self.runner)
 
     def refresh(self) -> None:
         """Ask an inline engine for its figures; others are asked by their own thread."""
         if self._thread is None and self.runner is not None:
             self._measure(time.monotonic())
 
-    def stop(self, timeout_s: float) -> None:
-        """End the thread after the step under way."""
+    def stop(self, timeout_s: float) -> bool:
+        """End the thread after the step under way; False if that has not ended by then."""
         self._stopping = True
         self._go.set()
-        if self._thread is not None:
-            self._thread.join(timeout_s)
+        if self._thread is None:
+            return True
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
 
     def _load(self, engine: Engine) -> None:
         before = time.monotonic()
@@ -153,6 +159,7 @@ class Compute:
             if outcomes:
                 self.outcomes.extend(outcomes)
                 self._wake()
+            self._after_trim(runner)
             now = time.monotonic()
             if now >= self._measure_due:
                 self._measure(now)
@@ -169,6 +176,16 @@ class Compute:
             self._go.clear()
         else:
             self._measure(time.monotonic())
+
+    def _after_trim(self, runner: Runner) -> None:
+        """Give back what the engine freed, and measure at once: whoever asked for it looks at the next beat."""
+        level = runner.trimmed
+        if level is None:
+            return
+        runner.trimmed = None
+        returned = level > 0 and give_back()
+        self._measure(time.monotonic())
+        log("info", "trimmed", trim_level=level, returned=returned, rss=resident_bytes(), memory=self.memory)
 
     def _measure(self, now: float) -> None:
         assert self.engine is not None  # noqa: S101  it is loaded

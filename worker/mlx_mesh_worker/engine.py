@@ -7,12 +7,14 @@ All methods are called on the compute thread, one at a time, in this order: ``lo
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from mlx_mesh_wire import MeshError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+    from contextlib import AbstractContextManager
 
     from mlx_mesh_worker.job import Job
 
@@ -82,6 +84,11 @@ class Engine(ABC):
     mark: Callable[[Iterable[Job]], None]
     """Set by the runner. ``step`` calls it with the jobs it is about to compute, so that a crash is blamed on these."""
 
+    loading: Callable[[], AbstractContextManager[None]] = nullcontext
+    """Set by the runner. A step, or an admission, that loads something large does so within ``with self.loading():``.
+    It may then take ``load_max_s`` instead of ``stuck_s``, and the broker does not take the worker for stalled.
+    """
+
     def __init__(self, model: str = "") -> None:
         """Remember what ``--model`` said; do no work here."""
         self.model = model
@@ -105,7 +112,11 @@ class Engine(ABC):
         """Forget an admitted job at once; nothing more is to be returned for it."""
 
     def trim(self, level: int) -> None:  # noqa: B027  likewise
-        """Give memory back: 1 clears caches, 2 also shrinks batches."""
+        """Give memory back: 1 clears caches, 2 also shrinks batches; 0: it is short no more, undo what 2 shrank.
+
+        Called between steps, without jobs too, and with the same level again while memory stays short. An exception
+        is logged and harms nobody.
+        """
 
     def idle(self, now: float) -> float | None:
         """Do what is to be done while no job is there; return in how many seconds to be asked again, None if never."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import traceback
 from dataclasses import fields
@@ -40,8 +41,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     set_up(settings.log_level, settings.log_format)
     shell = Shell(settings, settings.broker or ipc_endpoint("backend"), directory, options)
     install_signals(shell)
+    status = _run(shell, settings)
+    if not shell.stopped:
+        # A step goes on. Taking the interpreter, or MLX, apart under it waits for it, or crashes.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status
+
+
+def _run(shell: Shell, settings: WorkerSettings) -> int:
+    """Serve until the end; say what it was and return the exit status for it."""
     try:
         return shell.run()
+    except SystemExit:  # told to leave while the engine was imported
+        return 0
     except EngineLoadError as error:
         log("error", "cannot_load", engine=settings.engine, reason=str(error))
         return EXIT_CONFIG

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections import deque
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlx_mesh_wire import DeadlineExceededError, EngineError, MeshError
@@ -12,7 +13,7 @@ from mlx_mesh_worker.job import Job
 from mlx_mesh_worker.outputs import ALLOWED, ENDS, encoded, sendable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from mlx_mesh_wire.body import Frame
     from mlx_mesh_worker.engine import Engine
@@ -38,7 +39,7 @@ class Withdraw(NamedTuple):
 
 
 class Trim(NamedTuple):
-    """Give memory back."""
+    """Give memory back; at level 0, memory is short no more."""
 
     level: int
 
@@ -84,7 +85,9 @@ class Runner:
     Attributes:
         progress: steps done so far.
         running: the jobs of the step or the admission under way.
-        step_since: when that began; None between steps.
+        step_since: when that began, or when a load within it ended; None between steps.
+        loading_since: when the engine began to load something within the step; None while it does not.
+        trimmed: the level of a Trim that was obeyed; None once whoever drives the runner has taken note.
     """
 
     def __init__(
@@ -107,8 +110,11 @@ class Runner:
         self.progress = 0
         self.running: list[Job] = []
         self.step_since: float | None = None
+        self.loading_since: float | None = None
+        self.trimmed: int | None = None
         self._blamed = False
         engine.mark = self._mark
+        engine.loading = self._loading
 
     @property
     def busy(self) -> bool:
@@ -138,11 +144,20 @@ class Runner:
         if isinstance(command, Admit):
             self._admit(command.job, outcomes)
         elif isinstance(command, Trim):
-            self._engine.trim(command.level)
+            self._trim(command.level)
         elif command.job in self._jobs and (isinstance(command, Cancel) or not command.job.started):
             self._forget(command.job)
             if isinstance(command, Withdraw):
                 outcomes.append(Returned(command.job))
+
+    def _trim(self, level: int) -> None:
+        self.step_since = self._clock()
+        try:
+            self._engine.trim(level)
+        except Exception as error:  # noqa: BLE001  no job asked for it, and none is to suffer
+            self._engine_error(error)
+        self.step_since = None
+        self.trimmed = level
 
     def _admit(self, job: Job, outcomes: list[Outcome]) -> None:
         now = self._clock()
@@ -187,6 +202,19 @@ class Runner:
         for job in running:
             job.started = job.started or now
         self._record.begin(running)
+
+    @contextmanager
+    def _loading(self) -> Iterator[None]:
+        """Within this a step may take as long as a load; what it took is not counted as the step's own time."""
+        outer = self.loading_since
+        if outer is None:
+            self.loading_since = self._clock()
+        try:
+            yield
+        finally:
+            if self.step_since is not None:
+                self.step_since = self._clock()
+            self.loading_since = outer
 
     def _step(self, now: float, outcomes: list[Outcome]) -> None:
         self._blamed = False

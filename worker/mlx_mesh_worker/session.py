@@ -60,7 +60,13 @@ class Told(NamedTuple):
     message: messages.Error | messages.Bye
 
 
-Action = Send | Reconnect | Leave | Renamed | Told | Admit | Cancel | Withdraw | Trim
+class Dump(NamedTuple):
+    """The broker finds that this worker does not advance: write where each thread is."""
+
+    reason: str
+
+
+Action = Send | Reconnect | Leave | Renamed | Told | Dump | Admit | Cancel | Withdraw | Trim
 
 
 class Vitals(NamedTuple):
@@ -109,6 +115,7 @@ class Session:
             messages.Credit: self._credit,
             messages.Quiet: self._quiet,
             messages.Trim: self._trim,
+            messages.Dump: self._dump,
             messages.Welcome: self._welcome,
             messages.Reset: self._reset,
             messages.Ping: self._ping,
@@ -286,6 +293,9 @@ class Session:
 
     def _trim(self, now: float, message: messages.Trim, frames: Sequence[bytes]) -> None:
         self.actions.append(Trim(message.level))
+
+    def _dump(self, now: float, message: messages.Dump, frames: Sequence[bytes]) -> None:
+        self.actions.append(Dump(message.reason))
 
     def _welcome(self, now: float, message: messages.Welcome, frames: Sequence[bytes]) -> None:
         self._enter(message.epoch)

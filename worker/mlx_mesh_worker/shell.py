@@ -6,7 +6,6 @@ import faulthandler
 import os
 import secrets
 import signal
-import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +22,10 @@ from mlx_mesh_wire.transport import LINGER_MS, OversizedMessage, dealer, receive
 from mlx_mesh_wire.wake import Wake
 from mlx_mesh_worker.compute import Compute
 from mlx_mesh_worker.record import Record
-from mlx_mesh_worker.session import Leave, Reconnect, Renamed, Send, Session, Told, Vitals
+from mlx_mesh_worker.session import Dump, Leave, Reconnect, Renamed, Send, Session, Told, Vitals
 from mlx_mesh_worker.versions import versions
 from mlx_mesh_worker.vitals import age_s, resident_bytes
+from mlx_mesh_worker.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,6 +44,9 @@ BATCH = 64
 
 DEFAULT_NAME_CHARS = limits.NAME_MAX_CHARS - 12
 """What is taken of the engine's name; the rest is for the pid."""
+
+STOP_S = 0.2
+"""How long a worker that leaves waits for the step under way; its jobs are run elsewhere by then."""
 
 RECONNECT_MAX_MS = 500
 """A broker on the same machine is back within a second; waiting longer only delays its first jobs."""
@@ -66,20 +69,34 @@ class Shell:
             self._wake.set,
             options,
         )
+        self._watchdog = Watchdog(self._compute, settings)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._terms = 0
+        self._starting = False
         self._drain_until = float("inf")
         self._left = False
         self._announced = False
-        self._watched = 0.0
+        self._stopped = True
 
     @property
     def loaded(self) -> bool:
         """Whether the engine was loaded and warmed up."""
         return self._compute.runner is not None
 
+    @property
+    def stopped(self) -> bool:
+        """Whether compute has ended; if not, a step goes on in the background that nothing in the process can end."""
+        return self._stopped
+
     def signalled(self) -> None:
-        """SIGTERM or SIGINT came: the first drains, the second hurries."""
+        """SIGTERM or SIGINT came: the first drains, the second hurries.
+
+        Raises:
+            SystemExit: the engine is still being imported; there is nothing to drain.
+        """
+        if self._starting:
+            self._left = True
+            raise SystemExit(0)
         self._terms += 1
         self._wake.set()
 
@@ -92,7 +109,9 @@ class Shell:
         """
         self._connect()
         try:
+            self._starting = True
             self._compute.start()
+            self._starting = False
             self._session = Session(self._info(), time.monotonic(), resumes=self._engine.resumes)
             while not self._left:
                 self._serve()
@@ -183,6 +202,8 @@ class Shell:
                 self._record.renamed()
             elif kind is Told:
                 _note(action.message)  # type: ignore[union-attr, arg-type]
+            elif kind is Dump:
+                self._watchdog.dump(time.monotonic(), action.reason)  # type: ignore[union-attr]
             elif runner is not None:
                 runner.commands.append(action)  # type: ignore[arg-type]
         for _, frames in bundles(mail):
@@ -206,7 +227,8 @@ class Shell:
         if self._announced:
             session.tick(now, self._vitals)
             self._flush()
-        self._watch(now)
+        if self._watchdog.stuck(now):
+            os._exit(EXIT_STUCK)
 
     def _while_loading(self, now: float) -> None:
         compute = self._compute
@@ -234,7 +256,9 @@ class Shell:
     def _obey_signals(self, now: float) -> None:
         if not self._terms:
             return
-        if not self._session.ready or self._terms > 1 or now >= self._drain_until:
+        if not self._session.ready:
+            self._session.abandon("told to leave while loading")
+        elif self._terms > 1 or now >= self._drain_until:
             self._session.abandon("told to hurry" if self._terms > 1 else "drain time is over")
         elif self._drain_until == float("inf"):
             log("info", "draining", held=len(self._session.jobs))
@@ -242,25 +266,9 @@ class Shell:
             self._session.drain(now)
         self._flush()
 
-    def _watch(self, now: float) -> None:
-        """End a process that no longer computes. The timer in C also catches an engine that holds the interpreter."""
-        if now < self._watched + 1.0:
-            return
-        self._watched = now
-        settings, compute = self._settings, self._compute
-        faulthandler.dump_traceback_later(settings.stuck_s + 5, exit=True)
-        since = compute.runner.step_since if compute.runner else compute.loading_since
-        limit = settings.stuck_s if compute.runner else settings.load_max_s
-        if since is not None and now - since > limit:
-            what = "step" if compute.runner else "loading"
-            log("error", "stuck", what=what, seconds=round(now - since, 1), limit=limit)
-            faulthandler.dump_traceback(all_threads=True)
-            sys.stderr.flush()
-            os._exit(EXIT_STUCK)
-
     def _next_chore(self) -> float:
         if self._session.ready:
-            return min(self._session.next_tick(), self._watched + 1.0, self._drain_until)
+            return min(self._session.next_tick(), self._watchdog.next_look, self._drain_until)
         return time.monotonic() + 0.05
 
     def _vitals(self) -> Vitals:
@@ -270,7 +278,8 @@ class Shell:
         memory, counters = {"rss": resident_bytes(), **self._compute.memory}, self._compute.counters
         if runner is None:
             return Vitals(0, (), warm, memory, counters)
-        return Vitals(runner.progress, [job.id for job in runner.running if job.id > 0], warm, memory, counters)
+        progress = self._watchdog.progress(time.monotonic())
+        return Vitals(progress, [job.id for job in runner.running if job.id > 0], warm, memory, counters)
 
     @property
     def _engine(self) -> Engine:
@@ -299,8 +308,8 @@ class Shell:
         )
 
     def _close(self) -> None:
-        faulthandler.cancel_dump_traceback_later()
-        self._compute.stop(1.0)
+        self._watchdog.close()
+        self._stopped = self._compute.stop(STOP_S)
         self._socket.close(LINGER_MS)
         self._context.term()
         self._wake.close()
