@@ -5,8 +5,11 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from mlx_mesh_broker.core.events import Drain, PidExited
+from mlx_mesh_broker.core.events import Drain, GuardTold, TrimWorkers
+from mlx_mesh_broker.core.liveness import GUARD, OPERATOR
 from mlx_mesh_wire import InvalidRequestError, MeshError, limits, pack_body, unpack_body
+from mlx_mesh_wire.guard_report import PAUSES, parse_report
+from mlx_mesh_wire.host import process_start
 from mlx_mesh_wire.messages import Command, Error, Final
 
 if TYPE_CHECKING:
@@ -19,6 +22,22 @@ if TYPE_CHECKING:
 
 Reply = tuple["Message", "Sequence[bytes | memoryview]"]
 
+TRIM_MAX = 2
+"""The highest level of TRIM."""
+
+
+def _named(name: str, workers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the workers with a name, or all for ``*``.
+
+    Raises:
+        InvalidRequestError: none has it.
+    """
+    found = [worker for worker in workers if name in ("*", worker["name"])]
+    if not found and name != "*":
+        there = ", ".join(worker["name"] for worker in workers) or "none"
+        raise InvalidRequestError(f"no worker is called {name!r}; there are: {there}", details={"field": "name"})
+    return found
+
 
 class Control:
     """Turns a COMMAND into an answer.
@@ -27,7 +46,7 @@ class Control:
         core: asked for its status.
         settings: shown by ``config``.
         feed: hands an event to the core and carries out what it decides.
-        running_of: job ids in the flight recorder of a local worker with this pid.
+        ended: tells the core that the process of a worker, given by its instance, has ended.
     """
 
     def __init__(
@@ -35,16 +54,18 @@ class Control:
         core: Broker,
         settings: BrokerSettings,
         feed: Callable[[Event], None],
-        running_of: Callable[[int], frozenset[int] | None],
+        ended: Callable[[bytes], None],
     ) -> None:
         self._core = core
         self._settings = settings
         self._feed = feed
-        self._running_of = running_of
+        self._ended = ended
         self._commands: dict[str, Callable[[float, dict[str, Any]], Any]] = {
             "status": self._status,
             "drain": self._drain,
             "exited": self._exited,
+            "trim": self._trim,
+            "guard": self._guard,
             "config": self._config,
             "ping": self._ping,
         }
@@ -69,21 +90,47 @@ class Control:
         return self._core.status(now)
 
     def _drain(self, now: float, args: dict[str, Any]) -> Any:
-        name, on = args.get("name"), args.get("on", True)
+        name, on, by = args.get("name"), args.get("on", True), args.get("by", OPERATOR)
         if not isinstance(name, str) or not isinstance(on, bool):
             raise InvalidRequestError("drain needs name (a string) and on (a boolean)", details={"field": "name"})
-        workers = [worker["name"] for worker in self._core.status(now)["workers"]]
-        if name != "*" and name not in workers:
-            there = ", ".join(workers) or "none"
-            raise InvalidRequestError(f"no worker is called {name!r}; there are: {there}", details={"field": "name"})
-        self._feed(Drain(name, on))
-        return [worker for worker in self._core.status(now)["workers"] if name in ("*", worker["name"])]
+        if by not in (OPERATOR, GUARD):
+            raise InvalidRequestError(f"by is {by!r}, must be {OPERATOR!r} or {GUARD!r}", details={"field": "by"})
+        _named(name, self._core.status(now)["workers"])
+        self._feed(Drain(name, on, by))
+        return _named(name, self._core.status(now)["workers"])
+
+    def _trim(self, now: float, args: dict[str, Any]) -> Any:
+        name, level = args.get("name"), args.get("level")
+        if not isinstance(name, str):
+            raise InvalidRequestError("trim needs name (a string)", details={"field": "name"})
+        if type(level) is not int or not 0 <= level <= TRIM_MAX:
+            text = f"level is {level!r}, must be an integer from 0 to {TRIM_MAX}"
+            raise InvalidRequestError(text, details={"field": "level"})
+        local = [worker for worker in self._core.status(now)["workers"] if not worker["remote"]]
+        told = _named(name, local)
+        self._feed(TrimWorkers(name, level))
+        return len(told)
+
+    def _guard(self, now: float, args: dict[str, Any]) -> Any:
+        pause = args.get("pause")
+        if pause not in PAUSES:
+            allowed = ", ".join(map(repr, PAUSES))
+            raise InvalidRequestError(f"pause is {pause!r}, must be one of {allowed}", details={"field": "pause"})
+        self._feed(GuardTold(parse_report(args.get("report")), pause))
+        status = self._core.status(now)
+        return {name: status[name] for name in ("epoch", "uptime_s", "workers")}
 
     def _exited(self, now: float, args: dict[str, Any]) -> Any:
         pid = args.get("pid")
         if type(pid) is not int or pid < 1:
             raise InvalidRequestError(f"pid is {pid!r}, must be a positive integer", details={"field": "pid"})
-        self._feed(PidExited(pid, self._running_of(pid)))
+        start = process_start(pid)
+        processes = self._core.processes_of(pid)
+        ended = [instance for instance, told in processes if not told or told != start]
+        if processes and not ended:
+            raise InvalidRequestError(f"pid {pid} is a worker that is alive", details={"field": "pid"})
+        for instance in ended:
+            self._ended(instance)
         return None
 
     def _config(self, now: float, args: dict[str, Any]) -> Any:

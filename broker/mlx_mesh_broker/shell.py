@@ -77,7 +77,7 @@ class Shell:
         self._for_workers: dict[bytes, list[Mail]] = {}
         self._outbox = Outbox(settings.client_max_bytes)
         self._watch = ProcessWatch()
-        self._control = Control(core, settings, self._feed, self._running_of)
+        self._control = Control(core, settings, self._feed, self._process_ended)
         self._wake = Wake()
         self._asked: deque[tuple[ThreadEvent, list[Snapshot]]] = deque()
         self._watchers: set[bytes] = set()
@@ -272,10 +272,7 @@ class Shell:
         """Do what no request waits for."""
         self._wake.clear()
         for instance in self._watch.exited():
-            # What the worker sent before it died may still be on its way in.
-            self._rounds()
-            self._feed(events.ProcessExited(instance, read_running(self._run_dir, instance)))
-            discard(self._run_dir, instance)
+            self._process_ended(instance)
         while self._asked:
             done, result = self._asked.popleft()
             result.append(Snapshot(self._core.metrics, self._core.status(self._now), self.counts))
@@ -285,9 +282,11 @@ class Shell:
         self._serve_control()
         self._serve_watchers()
 
-    def _running_of(self, pid: int) -> frozenset[int] | None:
-        instance = self._core.instance_of(pid)
-        return read_running(self._run_dir, instance) if instance else None
+    def _process_ended(self, instance: bytes) -> None:
+        # What the worker sent before it died may still be on its way in.
+        self._rounds()
+        self._feed(events.ProcessExited(instance, read_running(self._run_dir, instance)))
+        discard(self._run_dir, instance)
 
     def _serve_control(self) -> None:
         """Answer a batch of commands; the descriptor tells of no more, so a full batch is followed by another soon."""

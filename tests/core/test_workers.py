@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mlx_mesh_broker.core import events, workers
+from mlx_mesh_broker.core import events, jobs, workers
 from mlx_mesh_broker.core.lifecycle import TRANSITIONS, Turn, WorkerState, next_state
 from mlx_mesh_broker.core.pool import REFUGE_EXTRA
 from mlx_mesh_wire import messages
@@ -177,17 +177,18 @@ def test_a_worker_takes_no_more_than_a_few_suspects_beyond_its_places() -> None:
     assert len(second.jobs()) == 12 - REFUGE_EXTRA
 
 
-def test_a_supervisor_may_tell_of_a_death_by_pid() -> None:
+def test_workers_of_this_machine_are_found_by_pid_and_one_that_is_gone_may_be_said_to_have_ended() -> None:
     mesh = Harness()
-    worker = mesh.worker()
+    worker, namesake = mesh.worker(), mesh.worker("namesake")
     far = mesh.worker("far", machine="elsewhere")
-    assert worker.instance == mesh.core.instance_of(worker.pid)
-    assert mesh.core.instance_of(far.pid) is None
-    mesh.feed(events.PidExited(far.pid, frozenset()))
-    mesh.feed(events.PidExited(worker.pid, frozenset()))
-    mesh.feed(events.PidExited(99, None))
-    mesh.feed(events.ProcessExited(worker.instance, None))
-    assert [state_of(mesh, worker), state_of(mesh, far)] == [None, "ready"]
+    namesake.describe(pid=worker.pid, pid_start=8)
+    namesake.returning()
+    assert [(worker.instance, 7), (namesake.instance, 8)] == mesh.core.processes_of(worker.pid)
+    assert [] == mesh.core.processes_of(far.pid)
+    worker.die()
+    worker.die()
+    assert [(namesake.instance, 8)] == mesh.core.processes_of(worker.pid)
+    assert ["far", "namesake"] == [each["name"] for each in mesh.core.status(mesh.now)["workers"]]
 
 
 def test_a_request_that_kills_two_workers_is_quarantined_and_does_not_get_a_third() -> None:
@@ -269,7 +270,9 @@ def test_no_progress_with_work_held_means_stalled_and_progress_ends_it() -> None
         client.say(messages.Ping(1))
         mesh.advance(1.0)
     assert state_of(mesh, first) == "stalled"
-    assert messages.Cancel(job.job_id) in [m for m, _ in first.take()]
+    assert [messages.Dump("no progress for 30.0 s with 1 jobs"), messages.Cancel(job.job_id)] == [
+        message for message, _ in first.take()
+    ]
     second = mesh.worker("second")
     (again,) = second.jobs()
     assert (request_id, Flag.ALONE) == (again.request_id, again.flags & Flag.ALONE)
@@ -449,7 +452,7 @@ def test_tables_filled_by_workers_are_bounded(monkeypatch: pytest.MonkeyPatch) -
     mesh = Harness()
     monkeypatch.setattr(workers, "WORKERS_MAX", 2)
     monkeypatch.setattr(workers, "PENDING_MAX", 2)
-    monkeypatch.setattr(workers, "HOLDINGS_MAX", 3)
+    monkeypatch.setattr(jobs, "HOLDINGS_MAX", 3)
     mesh.worker("a")
     mesh.worker("b", held=[(b"a" * 16, i) for i in range(1, 6)])
     refused = mesh.worker("c")

@@ -10,13 +10,14 @@ from mlx_mesh_broker.core.answers import Answers, failure
 from mlx_mesh_broker.core.clients import Clients
 from mlx_mesh_broker.core.dispatch import Dispatcher
 from mlx_mesh_broker.core.entities import Request
-from mlx_mesh_broker.core.lifecycle import Turn
+from mlx_mesh_broker.core.jobs import Jobs
+from mlx_mesh_broker.core.liveness import Liveness
 from mlx_mesh_broker.core.state import State
 from mlx_mesh_broker.core.status import status
+from mlx_mesh_broker.core.supervision import Supervision
 from mlx_mesh_broker.core.timers import Alarm
 from mlx_mesh_broker.core.workers import Workers
 from mlx_mesh_wire import pack_body
-from mlx_mesh_wire.messages import Quiet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -46,10 +47,13 @@ class Broker:
         self._dispatcher = Dispatcher(state, self._answers)
         admission = Admission(state, self._answers, self._dispatcher)
         self._clients = Clients(state, self._answers, self._dispatcher, admission, self._status_frames)
-        self._workers = Workers(state, self._answers, self._dispatcher)
+        self._liveness = Liveness(state, self._answers, self._dispatcher)
+        self._jobs = Jobs(state, self._answers, self._dispatcher, self._liveness)
+        self._workers = Workers(state, self._dispatcher, self._liveness, self._jobs)
+        self._supervision = Supervision(state, self._dispatcher, self._liveness)
         self._sweeper = Alarm(self._sweep)
         state.timers.set(self._sweeper, now + SWEEP_S, now)
-        state.alarm(config.rejoin_s, self._workers.expire_parked)
+        state.alarm(config.rejoin_s, self._jobs.expire_parked)
         self._on: dict[type, Callable[[Any], None]] = {
             events.FromClient: self._clients.message,
             events.FromWorker: self._workers.message,
@@ -59,10 +63,11 @@ class Broker:
             events.ClientClogged: self._clients.clogged,
             events.WorkerUnreachable: self._worker_unreachable,
             events.ProcessExited: self._process_exited,
-            events.PidExited: self._pid_exited,
             events.Wakeup: self._wakeup,
             events.HeldUp: self._held_up,
-            events.Drain: self._drain,
+            events.Drain: self._supervision.drain,
+            events.TrimWorkers: self._supervision.trim,
+            events.GuardTold: self._supervision.told,
         }
 
     def handle(self, now: float, event: Event) -> list[Action]:
@@ -87,10 +92,10 @@ class Broker:
         """Raise AssertionError if the core contradicts itself."""
         invariants.check(self._state)
 
-    def instance_of(self, pid: int) -> bytes | None:
-        """Return the instance of the local worker with this pid, if it is known."""
+    def processes_of(self, pid: int) -> list[tuple[bytes, int]]:
+        """Return the instances of local workers that told this pid, each with the start of the process (0: unknown)."""
         workers = self._state.instances.values()
-        return next((w.info.instance for w in workers if w.info.pid == pid and not w.remote), None)
+        return [(w.info.instance, w.info.pid_start) for w in workers if w.info.pid == pid and not w.remote]
 
     @property
     def metrics(self) -> Metrics:
@@ -117,17 +122,12 @@ class Broker:
         return pack_body(status(self._state))
 
     def _worker_unreachable(self, event: events.WorkerUnreachable) -> None:
-        self._workers.unreachable(event.route)
+        self._liveness.unreachable(event.route)
 
     def _process_exited(self, event: events.ProcessExited) -> None:
         worker = self._state.instances.get(event.instance)
         if worker is not None:
-            self._workers.exited(worker, event.running)
-
-    def _pid_exited(self, event: events.PidExited) -> None:
-        for worker in list(self._state.instances.values()):
-            if worker.info.pid == event.pid and not worker.remote:
-                self._workers.exited(worker, event.running)
+            self._liveness.exited(worker, event.running)
 
     def _wakeup(self, event: events.Wakeup) -> None:
         while (item := self._state.timers.pop(self._state.now)) is not None:
@@ -149,15 +149,9 @@ class Broker:
         for session in state.sessions.values():
             session.heard = min(session.heard + event.seconds, state.now)
             session.away_since = min(session.away_since + event.seconds, state.now)
-
-    def _drain(self, event: events.Drain) -> None:
-        state = self._state
-        for worker in list(state.instances.values()):
-            if event.name in ("*", worker.info.name):
-                state.to_worker(worker, Quiet(event.on))
-                self._workers.turn(worker, Turn.QUIET if event.on else Turn.RESUME)
+        self._supervision.held_up(event.seconds)
 
     def _sweep(self) -> None:
         self._clients.sweep()
-        self._workers.expire_holdings()
+        self._jobs.expire_holdings()
         self._state.timers.set(self._sweeper, self._state.now + SWEEP_S, self._state.now)

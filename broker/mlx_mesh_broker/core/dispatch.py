@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mlx_mesh_broker.core.answers import failure
+from mlx_mesh_broker.core.guard import given_up
 from mlx_mesh_broker.core.lifecycle import COMING, WorkerState
 from mlx_mesh_broker.core.state import AFFINITY_MAX
 from mlx_mesh_broker.core.streams import ask, lacks_state
+from mlx_mesh_wire import limits
 from mlx_mesh_wire.messages import Cancel, Flag, Job, Lane
 
 if TYPE_CHECKING:
@@ -121,7 +123,7 @@ class Dispatcher:
             best = queue.pool.best()
             if best is None:
                 return
-            request = queue.pop(Lane.BULK if best.room(Lane.BULK) > 0 else Lane.STANDARD)
+            request = queue.pop(best.takes())
             if request is None:
                 return
             worker = self._choose(queue, request)
@@ -256,12 +258,14 @@ class Dispatcher:
 
 
 def no_worker(state: State, op: str, model: str) -> Failure:
-    """Return why there is nobody to compute an op, and what would help."""
+    """Return why there is nobody to compute an op, which processes were given up, and what would help."""
     catalogue = state.catalogue
-    offers = f"the mesh serves {catalogue.ops_named()}" if catalogue.models else "the mesh has no workers"
     if op in catalogue.models and not catalogue.serves(op, model):
         models = catalogue.models_named(op)
-        return failure("UNKNOWN_MODEL", f"no worker serves {op!r} with model {model!r}; there is {models}")
-    return failure(
-        "NO_WORKER", f"no worker serves {op!r}; {offers}; start one, or pass wait_for_ready=True to wait for it"
-    )
+        code, text = "UNKNOWN_MODEL", f"no worker serves {op!r} with model {model!r}; there is {models}"
+    else:
+        offers = f"the mesh serves {catalogue.ops_named()}" if catalogue.models else "the mesh has no workers"
+        code = "NO_WORKER"
+        text = f"no worker serves {op!r}; {offers}; start one, or pass wait_for_ready=True to wait for it"
+    why = given_up(state, op, model)
+    return failure(code, text[: limits.ERROR_MESSAGE_MAX_CHARS - len(why)] + why)

@@ -173,12 +173,14 @@ class Worker:
         used: number of the last dispatch to it, for "least recently used".
         version: changes with every change of its load, so that old entries of the pools can be told.
         progressed: when its compute last advanced, or when it last went from idle to busy.
+        lowest: the lowest lane of which it gets new jobs; higher than bulk while its machine is short of memory.
+        drained_by: who had it drained, ``operator``, ``guard`` or ``worker``; empty unless it is draining.
     """
 
     __slots__ = (
-        "alarm", "beat", "bulk", "bulk_capacity", "capacity", "cursor", "heard", "info", "jobs", "joined", "models",
-        "ops", "progress", "progressed", "pure_ops", "queues", "remote", "route", "served", "slots", "state", "used",
-        "version", "warm",
+        "alarm", "beat", "bulk", "bulk_capacity", "capacity", "cursor", "drained_by", "heard", "info", "jobs",
+        "joined", "lowest", "models", "ops", "progress", "progressed", "pure_ops", "queues", "remote", "route",
+        "served", "slots", "state", "used", "version", "warm",
     )  # fmt: skip
 
     def __init__(self, route: bytes, info: messages.Ready | messages.Loading, prefetch: int, now: float) -> None:
@@ -196,6 +198,8 @@ class Worker:
         self.progress = 0
         self.progressed = now
         self.remote = False
+        self.lowest = Lane.BULK
+        self.drained_by = ""
         self.beat: messages.Beat | None = None
         self.alarm: Alarm | None = None
         self.describe(info, prefetch)
@@ -213,8 +217,12 @@ class Worker:
 
     def room(self, lane: int) -> int:
         """Return how many jobs more of this lane it may be given."""
-        room = self.capacity - len(self.jobs)
+        room = self.capacity - len(self.jobs) if lane <= self.lowest else 0
         return room if lane != Lane.BULK else min(room, self.bulk_capacity - self.bulk)
+
+    def takes(self) -> Lane:
+        """Return the lowest lane that its free places are for, if it has any."""
+        return Lane.STANDARD if self.lowest == Lane.BULK and self.bulk >= self.bulk_capacity else self.lowest
 
     def serves(self, op: str, model: str) -> bool:
         """Whether it can compute the op on the model; an empty model name means its default, ANY one of no list."""

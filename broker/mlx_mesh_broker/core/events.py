@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mlx_mesh_wire.bundle import Mail
+    from mlx_mesh_wire.guard_report import GuardReport
     from mlx_mesh_wire.messages import Message
 
 
@@ -76,13 +77,6 @@ class ProcessExited(NamedTuple):
     running: frozenset[int] | None
 
 
-class PidExited(NamedTuple):
-    """A supervisor says that the process with this pid, on this machine, ended."""
-
-    pid: int
-    running: frozenset[int] | None
-
-
 class Wakeup(NamedTuple):
     """The time that ``next_wakeup`` named has come."""
 
@@ -94,10 +88,32 @@ class HeldUp(NamedTuple):
 
 
 class Drain(NamedTuple):
-    """An operator wants the workers with this name (or every one, for ``*``) drained, or back (``on`` false)."""
+    """Somebody wants the workers with this name (or every one, for ``*``) drained, or back (``on`` false).
+
+    ``by`` is ``operator`` or ``guard``.
+    """
 
     name: str
     on: bool
+    by: str = "operator"
+
+
+class TrimWorkers(NamedTuple):
+    """The local workers with this name (or every one, for ``*``) are to give memory back; ``level`` as in TRIM."""
+
+    name: str
+    level: int
+
+
+class GuardTold(NamedTuple):
+    """The guard of this machine told how it stands.
+
+    Until it tells otherwise, or nothing for a while, new work of the lane ``pause`` and of those below it waits for
+    other machines; an empty ``pause`` stops nothing.
+    """
+
+    report: GuardReport
+    pause: str
 
 
 Event = (
@@ -109,8 +125,9 @@ Event = (
     | ClientClogged
     | WorkerUnreachable
     | ProcessExited
-    | PidExited
     | Wakeup
     | HeldUp
     | Drain
+    | TrimWorkers
+    | GuardTold
 )

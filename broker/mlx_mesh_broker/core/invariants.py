@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from mlx_mesh_broker.core import state as tables
 from mlx_mesh_broker.core.catalogue import ANY
 from mlx_mesh_broker.core.entities import REQUEST_BYTES, SMALL_BYTES
+from mlx_mesh_broker.core.guard import ROSTER_MAX
 from mlx_mesh_broker.core.lifecycle import COMING, WorkerState
 from mlx_mesh_broker.core.streams import lacks_state
 from mlx_mesh_wire.messages import Lane
@@ -45,6 +46,7 @@ def check(state: State) -> None:
     _must(set(state.asked) <= set(outstanding), "clients are asked for what has no answer yet")
     _must(state.cache.check(), "the cache counts its entries")
     _check_offers(state)
+    _check_guard(state)
     for key, leader in state.flights.items():
         _must(leader.key == key and leader.leader is None, "a flight is led by a request with its key")
         _must(leader.waiting or leader.worker is not None, "a leader is under way")
@@ -88,6 +90,8 @@ def _check_worker(state: State, worker: Worker) -> None:
     _must(state.workers.get(worker.route) is worker, f"{name} has a route")
     _must(worker.alarm is not None and worker.alarm in state.timers, f"{name} is watched")
     _must(worker.bulk == sum(r.lane == Lane.BULK for r in worker.jobs.values()), f"{name} counts its bulk jobs")
+    _must(worker.lowest == (Lane.BULK if worker.remote else state.guard.lowest), f"{name} pauses with its machine")
+    _must(bool(worker.drained_by) == (worker.state is WorkerState.DRAINING), f"{name} knows who drained it")
     for queue in worker.queues:
         _must(worker in queue.pool.workers, f"{name} is in the pools of its queues")
 
@@ -101,10 +105,18 @@ def _check_offers(state: State) -> None:
     _must(catalogue.open == {op for w in workers if not w.models for op in w.ops}, "the ops for any model")
 
 
-def _rank(queue: Queue, worker: Worker) -> tuple[bool, float, int]:
+def _check_guard(state: State) -> None:
+    guard = state.guard
+    _must((guard.report is None) == (guard.lease is None), "a report of the guard holds for a time")
+    _must(guard.lease is None or guard.lease in state.timers, "it ends by itself")
+    _must(guard.report is not None or guard.lowest is Lane.BULK, "nothing is paused without a guard")
+    _must(len(state.roster) <= ROSTER_MAX, "workers that have been here are capped")
+
+
+def _rank(queue: Queue, worker: Worker) -> tuple[bool, bool, float, int]:
     model = queue.pool.model
     cold = bool(model) and bool(worker.models) and model not in worker.warm
-    return cold, len(worker.jobs) / worker.slots, worker.used
+    return worker.lowest is not Lane.BULK, cold, len(worker.jobs) / worker.slots, worker.used
 
 
 def _check_queue(state: State, queue: Queue) -> None:
@@ -133,6 +145,6 @@ def _check_queue(state: State, queue: Queue) -> None:
     _must((best is None) == (not free), f"{name} finds a free worker")
     if best is not None:
         ranks = [_rank(queue, worker) for worker in free]
-        _must(_rank(queue, best) == min(ranks), f"{name} chooses by warmth, load and last use")
+        _must(_rank(queue, best) == min(ranks), f"{name} chooses by memory, warmth, load and last use")
         may_go = [r for r in queue if r.attempts or best.room(r.lane) > 0]
         _must(not may_go, f"{name} leaves no fit worker idle beside a waiting request")

@@ -1,4 +1,4 @@
-"""Which worker: the one that has the model warm, is least loaded for its slots, and was used longest ago.
+"""Which worker: one whose machine has memory, that has the model warm, is least loaded, and was used longest ago.
 
 Exact, from a heap whose outdated entries are thrown away when they surface; choosing costs O(log workers).
 """
@@ -9,11 +9,12 @@ from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING, Final
 
 from mlx_mesh_broker.core.lifecycle import WorkerState
+from mlx_mesh_wire.messages import Lane
 
 if TYPE_CHECKING:
     from mlx_mesh_broker.core.entities import Worker
 
-_Entry = tuple[bool, float, int, int, "Worker"]
+_Entry = tuple[bool, bool, float, int, int, "Worker"]
 
 AFFINITY_DIFFERENCE: Final = 2
 AFFINITY_RATIO: Final = 1.5
@@ -26,6 +27,7 @@ REFUGE_EXTRA: Final = 8
 """Suspects that a worker takes beyond its capacity: they run before all else, so this many steps at most are added."""
 
 _READY = WorkerState.READY
+_BULK = Lane.BULK
 
 
 class Pool:
@@ -44,7 +46,9 @@ class Pool:
         if worker.state is not _READY or held >= worker.capacity:
             return
         cold = bool(self.model) and bool(worker.models) and self.model not in worker.warm
-        heappush(self._heap, (cold, held / worker.slots, worker.used, worker.version, worker))
+        # One that takes no bulk work goes last, so that the best one can be asked for what the others wait for.
+        short = worker.lowest != _BULK
+        heappush(self._heap, (short, cold, held / worker.slots, worker.used, worker.version, worker))
         if len(self._heap) > 4 * len(self.workers) + 64:
             self._heap = [entry for entry in self._heap if self._current(entry)]
             heapify(self._heap)
@@ -54,8 +58,8 @@ class Pool:
         heap = self._heap
         while heap:
             entry = heap[0]
-            worker = entry[4]
-            if entry[3] == worker.version and worker in self.workers:
+            worker = entry[5]
+            if entry[4] == worker.version and worker in self.workers:
                 return worker
             heappop(heap)
         return None
@@ -77,4 +81,4 @@ class Pool:
         return best if busier else preferred
 
     def _current(self, entry: _Entry) -> bool:
-        return entry[3] == entry[4].version and entry[4] in self.workers
+        return entry[4] == entry[5].version and entry[5] in self.workers

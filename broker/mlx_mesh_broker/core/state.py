@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from mlx_mesh_broker.core.actions import Action, Log, ToClient, ToWorker
 from mlx_mesh_broker.core.catalogue import ANY, Catalogue
 from mlx_mesh_broker.core.entities import REQUEST_BYTES
+from mlx_mesh_broker.core.guard import Guard, Roster
 from mlx_mesh_broker.core.lifecycle import COMING, WorkerState
 from mlx_mesh_broker.core.metrics import NOBODY, Metrics
 from mlx_mesh_broker.core.queues import Queue
@@ -77,6 +78,7 @@ class State:
         parked: requests that must not run again, waiting for the worker that may hold them.
         asked: streams that were cut off, whose clients have been asked to send them again with what they have.
         affinity: the worker that an affinity key was last sent to.
+        guard: what the guard of this machine said last; ``roster`` is what workers served that have been here.
     """
 
     def __init__(self, config: Config, epoch: str, machine: str, now: float) -> None:
@@ -94,6 +96,8 @@ class State:
         self.workers: dict[bytes, Worker] = {}
         self.queues: dict[tuple[str, str], Queue] = {}
         self.catalogue = Catalogue()
+        self.guard = Guard()
+        self.roster = Roster()
         self.large_bytes = 0
         self.flights: dict[Key, Request] = {}
         self.cache = ResultCache(config.cache_max_bytes, config.cache_ttl_s)

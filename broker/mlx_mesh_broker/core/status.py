@@ -20,6 +20,8 @@ def status(state: State) -> dict[str, Any]:
         "uptime_s": round(state.now - state.started, 3),
         "workers": [_worker(state, w) for w in sorted(state.instances.values(), key=lambda w: w.info.name)],
         "queues": [_queue(state, queue) for queue in state.queues.values() if queue.pool.workers or queue.count],
+        "guard": _guard(state),
+        "paused": state.guard.paused,
         "clients": len(state.sessions),
         "limits": {
             **welcome(state).limits,
@@ -42,6 +44,11 @@ def status(state: State) -> dict[str, Any]:
     }
 
 
+def _guard(state: State) -> dict[str, Any] | None:
+    report = state.guard.report
+    return None if report is None else {**report.as_map(), "age_s": round(state.now - state.guard.told_at, 3)}
+
+
 def _worker(state: State, worker: Worker) -> dict[str, Any]:
     info, beat = worker.info, worker.beat
     return {
@@ -49,6 +56,7 @@ def _worker(state: State, worker: Worker) -> dict[str, Any]:
         "pid": info.pid,
         "host": info.host,
         "state": worker.state.value,
+        "drained_by": worker.drained_by,
         "ops": list(info.ops),
         "models": list(info.models),
         "warm": sorted(worker.warm),
