@@ -5,6 +5,7 @@ The broker shows it in its status and its metrics, and names in NO_WORKER why a 
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args, get_type_hints
 
 from mlx_mesh_wire import limits
@@ -132,11 +133,16 @@ def _parsed(field: str, cls: Any, value: Any) -> Any:
     """Return ``value``, a map with the fields of ``cls``, as such a tuple; further keys are of later versions."""
     if not isinstance(value, dict):
         raise _refusal(field, "a map")
-    hints = get_type_hints(cls)
+    hints = _hints(cls)
     missing = [name for name in cls._fields if name not in value]
     if missing:
         raise _refusal(f"{field}.{missing[0]}", "given")
     return cls(*(_checked(f"{field}.{name}", hints[name], value[name]) for name in cls._fields))
+
+
+@cache
+def _hints(cls: Any) -> dict[str, Any]:
+    return get_type_hints(cls)
 
 
 def _checked(field: str, kind: Any, value: Any) -> Any:
@@ -159,6 +165,9 @@ def _checked(field: str, kind: Any, value: Any) -> Any:
 def _map(field: str, item: Any, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict) or len(value) > limits.MAP_MAX_ITEMS:
         raise _refusal(field, f"a map of at most {limits.MAP_MAX_ITEMS} items")
+    for name in value:
+        if not isinstance(name, str) or len(name) > TEXT_MAX_CHARS:
+            raise _refusal(field, f"a map with strings of at most {TEXT_MAX_CHARS} characters as keys")
     return {name: _checked(f"{field}.{name}", item, each) for name, each in value.items()}
 
 
