@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import mlx.core as mx
 import numpy as np
 import pytest
 
@@ -11,6 +12,7 @@ from mlx_mesh_wire import EngineError
 from mlx_mesh_worker.engine import EngineLoadError
 from mlx_mesh_worker.engines.embed.engine import BUDGET_FIRST, BUDGET_MAX, BUDGET_MIN, BULK_AFTER_S, STEP_TARGET_S
 from mlx_mesh_worker.engines.embed.request import TEXTS_MAX
+from mlx_mesh_worker.engines.mlx_cache import TIGHT_MAX_BYTES, MlxCache
 from tests.embed.driver import BULK, INTERACTIVE, STANDARD, Driver
 from tests.embed.folder import ModelFolder
 
@@ -135,7 +137,7 @@ def test_a_model_that_gives_no_finite_vector_at_all_does_not_get_ready(
         folder.engine()
 
 
-def test_trim_gives_memory_back_and_at_level_2_makes_batches_smaller_down_to_a_bound(
+def test_trim_gives_memory_back_and_at_level_2_makes_batches_smaller_down_to_a_bound_until_level_0(
     make: Callable[..., ModelFolder],
 ) -> None:
     driver = Driver(make().engine())
@@ -149,6 +151,43 @@ def test_trim_gives_memory_back_and_at_level_2_makes_batches_smaller_down_to_a_b
     driver.steps.clear()
     driver.embed(MANY)
     assert 5 == len(driver.steps)
+    driver.engine.trim(0)
+    driver.steps.clear()
+    driver.embed(MANY)
+    assert 1 == len(driver.steps)
+
+
+def test_while_memory_is_short_mlx_keeps_little_of_what_is_freed() -> None:
+    usual = mx.set_cache_limit(10**9)
+    try:
+        cache = MlxCache(mx)
+        cache.trim(1)
+        assert 10**9 == limit(), "level 1 clears only"
+        cache.trim(2)
+        cache.trim(2)
+        assert TIGHT_MAX_BYTES == limit()
+        kept = [mx.ones((256, 1024, 64)) for _ in range(4)]
+        mx.eval(kept)
+        del kept
+        cache.trim(1)
+        assert (TIGHT_MAX_BYTES, 0) == (limit(), mx.get_cache_memory())
+        cache.trim(0)
+        cache.trim(0)
+        assert 10**9 == limit()
+        mx.set_cache_limit(1000)
+        cache.trim(2)
+        assert 1000 == limit(), "what was less already stays"
+        cache.trim(0)
+        assert 1000 == limit()
+    finally:
+        mx.set_cache_limit(usual)
+
+
+def limit() -> int:
+    """Return what MLX may keep, which it tells of only when it is set."""
+    now = mx.set_cache_limit(0)
+    mx.set_cache_limit(now)
+    return now
 
 
 def test_the_budget_follows_the_measured_speed_within_its_bounds(make: Callable[..., ModelFolder]) -> None:

@@ -134,7 +134,7 @@ class Crowd:
             for job in running:
                 job.backlog.clear()
         if chance.random() < 0.02:
-            self.engine.trim(chance.choice([1, 2]))
+            self.engine.trim(chance.choice([0, 1, 2]))
 
     def run(self) -> None:
         while len(self.jobs) < REQUESTS or self.open:

@@ -210,3 +210,38 @@ def test_trim_forgets_what_was_read_of_all_models(made: Made) -> None:
     assert 1 == len(texts_of(engine).prefixes)
     engine.trim(2)
     assert 0 == engine.memory()["prefix_cache"]
+
+
+def test_a_model_that_is_loaded_while_memory_is_short_heeds_it(made: Made) -> None:
+    engine = made("first", "second")
+    driver = Driver(engine)
+    for level in (2, 1):  # what level 2 shrank stays until level 0
+        engine.trim(level)
+    driver.all(BODY, model="second")
+    assert 0 == engine.memory()["prefix_cache"]
+    engine.trim(0)
+    for model in ("first", "second"):
+        driver.all(BODY, model=model)
+        assert 1 == len(texts_of(engine, model).prefixes)
+
+
+def test_loading_a_model_is_declared_and_serving_from_it_is_not(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = made("first", "second")
+    driver = Driver(engine)
+    runner, load, step = driver.runner, engine._models.load, engine.step
+    seen: list[tuple[str, bool]] = []
+
+    def loading(name: str) -> Any:
+        seen.append(("load", runner.loading_since is not None))
+        return load(name)
+
+    def stepping() -> Any:
+        outputs = step()
+        seen.append(("step", runner.loading_since is not None))
+        return outputs
+
+    monkeypatch.setattr(engine._models, "load", loading)
+    monkeypatch.setattr(engine, "step", stepping)
+    driver.all({**BODY, "max_tokens": 2}, model="second")
+    assert ("load", True) == seen[0]
+    assert {("step", False)} == set(seen[1:])

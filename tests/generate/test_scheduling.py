@@ -10,8 +10,10 @@ import pytest
 
 from mlx_mesh_wire import InvalidRequestError, MeshOutOfMemoryError
 from mlx_mesh_worker.engines.generate import GenerateEngine, row
+from mlx_mesh_worker.engines.generate.pace import PRESSED_MAX
 from mlx_mesh_worker.engines.generate.row import HELD_MAX
 from mlx_mesh_worker.job import Job
+from mlx_mesh_worker.runner import Trim
 from tests.generate.driver import Driver, make_engine, texts_of
 
 pytestmark = pytest.mark.slow
@@ -261,3 +263,51 @@ def test_a_suspect_is_computed_in_steps_of_its_own_until_it_is_cleared(engine: G
         assert [(suspect,)] * 5 == mine[:5]
         assert any(len(step) > 1 for step in mine[5:])
     assert any(set(plain) <= set(step) for step in steps)
+
+
+def test_while_memory_is_short_half_of_the_rows_begin_those_that_run_go_on_and_nothing_is_kept(made: Made) -> None:
+    bodies = [{**SEEDED, "seed": seed, "max_tokens": 30 + 10 * (seed < 3)} for seed in range(6)]
+    expected = Driver(made()).all(*bodies)
+    engine = made(rows=4)
+    driver, texts = Driver(engine), texts_of(engine)
+    piece = texts._pace.piece(running=False)
+    jobs = [driver.submit(body) for body in bodies]
+    while len(texts._decoder) < 4:
+        driver.turn()
+    driver.runner.commands.append(Trim(2))
+    driver.turn()
+    assert 4 == len(texts._decoder)
+    assert PRESSED_MAX >= texts._pace.piece(running=False)
+    while jobs[3] not in driver.ends:
+        driver.turn()
+    for _ in range(4):
+        driver.turn()
+    assert {jobs[0], jobs[1], jobs[2]} == {each.job for each in texts._decoder.rows}, "three are more than two"
+    while not set(jobs[:3]) <= driver.ends.keys():
+        driver.turn()
+        assert len(texts._reader) + len(texts._decoder) <= 3
+    driver.run(*jobs)
+    assert expected == [driver.tokens(job) for job in jobs]
+    assert 0 == len(texts.prefixes) == texts.prefixes.nbytes
+    driver.runner.commands.append(Trim(0))
+    again = [driver.submit(body) for body in bodies]
+    while len(texts._decoder) < 4:
+        driver.turn()
+    assert piece == texts._pace.piece(running=False) > 0
+    driver.run(*again)
+    assert expected == [driver.tokens(job) for job in again]
+    assert len(texts.prefixes)
+
+
+def test_while_memory_is_short_an_interactive_text_still_takes_the_place_of_a_bulk_one(made: Made) -> None:
+    engine = made(rows=4)
+    driver, texts = Driver(engine), texts_of(engine)
+    bulk = [driver.submit({**SEEDED, "seed": seed}, lane=BULK) for seed in range(4)]
+    while len(texts._decoder) < 4:
+        driver.turn()
+    driver.runner.commands.append(Trim(2))
+    urgent = driver.submit({**SEEDED, "max_tokens": 3}, lane=INTERACTIVE)
+    driver.run(urgent)
+    assert not any(job in driver.ends for job in bulk)
+    assert 1 == texts.counts["preemptions"]
+    driver.run(*bulk)

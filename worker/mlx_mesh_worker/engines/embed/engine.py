@@ -13,6 +13,7 @@ from mlx_mesh_worker.engines.embed.batcher import Batcher, Piece, Work, padded
 from mlx_mesh_worker.engines.embed.config import read_config
 from mlx_mesh_worker.engines.embed.request import parse_body
 from mlx_mesh_worker.engines.embed.tokens import TextTokenizer
+from mlx_mesh_worker.engines.mlx_cache import MlxCache
 from mlx_mesh_worker.model_files import find_model
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class EmbedEngine(Engine):
         from mlx_mesh_worker.engines.embed.encoder import Encoder
         from mlx_mesh_worker.engines.embed.weights import load_weights
 
-        self._mx = mx
+        self._mx, self._cache = mx, MlxCache(mx)
         self._encoder = Encoder(self.config, load_weights(folder, self.config))
         if self._tokenizer.ids_end > self._encoder.vocabulary:
             raise EngineLoadError(
@@ -125,10 +126,12 @@ class EmbedEngine(Engine):
         return self._sort_out(batch, rows, finite)
 
     def trim(self, level: int) -> None:
-        """Clear MLX's cache of freed buffers; level 2 also halves the batches for good."""
-        self._mx.clear_cache()
+        """Clear MLX's cache of freed buffers; level 2 also halves the batches, each time, until level 0."""
+        self._cache.trim(level)
         if level > 1:
             self._shrunk = min(self._shrunk * 2, BUDGET_MAX // BUDGET_MIN)
+        elif not level:
+            self._shrunk = 1
 
     def memory(self) -> dict[str, int]:
         """Return MLX's own counters, in bytes."""

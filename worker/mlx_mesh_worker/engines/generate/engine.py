@@ -14,6 +14,7 @@ from mlx_mesh_worker.engines.generate.loader import find
 from mlx_mesh_worker.engines.generate.request import parse_body
 from mlx_mesh_worker.engines.generate.row import Row
 from mlx_mesh_worker.engines.generate.settings import GenerateSettings
+from mlx_mesh_worker.engines.mlx_cache import MlxCache
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -45,6 +46,7 @@ class GenerateEngine(Engine):
         self._marked: list[Job] = []
         self._turn = 0
         self._look_again = 0.0
+        self._level = 0
         self._models: Models
 
     def load(self) -> None:
@@ -68,7 +70,7 @@ class GenerateEngine(Engine):
         from mlx_mesh_worker.engines.generate.sampling import Sampler, processors
         from mlx_mesh_worker.engines.generate.text import TextStream
 
-        self._mx = mx
+        self._mx, self._cache = mx, MlxCache(mx)
         self._make_sampler, self._processors, self._make_text = Sampler, processors, TextStream
         apply_limits(self.settings)
         self._models = Models(allowed, self.settings, self._marking)
@@ -124,10 +126,14 @@ class GenerateEngine(Engine):
             return self._out_of_memory(served, error)
 
     def trim(self, level: int) -> None:
-        """Clear MLX's cache of freed buffers and read in smaller pieces; level 2 also forgets all prefixes."""
+        """Clear MLX's cache of freed buffers and read in smaller pieces, until level 0.
+
+        Level 2 also keeps no prefixes, and begins with half as many texts.
+        """
+        self._level = 0 if not level else max(level, self._level)
         for served in self._models:
             served.texts.trim(level)
-        self._mx.clear_cache()
+        self._cache.trim(level)
 
     def idle(self, now: float) -> float | None:
         """Let go of models that nobody used for long."""
@@ -189,7 +195,10 @@ class GenerateEngine(Engine):
         failure: MeshError | None = None
         if served is None:
             try:
-                served = self._models.load(name)
+                with self.loading():
+                    served = self._models.load(name)
+                if self._level:
+                    served.texts.trim(self._level)
             except MeshError as error:
                 failure = error
             except EngineLoadError as error:

@@ -23,10 +23,7 @@ FAR: Final = 512
 """So far into a text the tokens before show in the time of a piece; nearer they tell little of it."""
 
 PRESSED_MAX: Final = 128
-"""Largest piece under memory pressure: what a model needs for reading grows with the piece."""
-
-PRESSED_S: Final = 30.0
-"""How long one call for memory is heeded."""
+"""Largest piece while memory is short: what a model needs for reading grows with the piece."""
 
 SMOOTHING: Final = 0.2
 """Weight of the newest measurement."""
@@ -45,15 +42,16 @@ class Pace:
         token_s: seconds that each further token takes, at the beginning of a text.
         seen_s: seconds that it takes more for each token before it.
         decode_s: seconds that a step of the running texts takes.
+        pressed: memory is short.
     """
 
     def __init__(self, gap_s: float) -> None:
         self._gap_s = gap_s
-        self._pressed_until = 0.0
         self.pass_s = 0.0
         self.token_s = 0.0
         self.seen_s = 0.0
         self.decode_s = 0.0
+        self.pressed = False
 
     def read(self, tokens: int, seconds: float, *, passes: int = 1, before: int = 0) -> None:
         """So many tokens took so long to read, in so many passes, behind ``before`` others."""
@@ -67,13 +65,9 @@ class Pace:
         """A step of the running texts took so long."""
         self.decode_s = _smoothed(self.decode_s, seconds)
 
-    def press(self, now: float) -> None:
-        """Memory is short."""
-        self._pressed_until = now + PRESSED_S
-
-    def piece(self, now: float, *, running: bool, before: int = 0) -> int:
+    def piece(self, *, running: bool, before: int = 0) -> int:
         """Return how many tokens to read in the next piece, behind ``before`` others."""
-        most = PRESSED_MAX if now < self._pressed_until else PIECE_MAX
+        most = PRESSED_MAX if self.pressed else PIECE_MAX
         if not self.token_s:
             return min(PIECE_FIRST, most)
         seconds = max(self._gap_s - self.decode_s, SHARE * self.decode_s) if running else IDLE_S

@@ -49,7 +49,7 @@ class Scheduler(Texts):
         mark: Callable[[Iterable[Job]], None],
     ) -> None:
         super().__init__(loaded, settings, kv_limit, mark)
-        self._rows_max = settings.rows
+        self._rows_usual = self._rows_max = settings.rows
         self._reader = Reader(loaded.model)
         self._decoder = Decoder(loaded.model, settings.rows)
         self._decoded_last = False
@@ -89,6 +89,16 @@ class Scheduler(Texts):
             self._drop(row)
         if found:
             self._keep(row.context[: found[1]], found[0])
+
+    def trim(self, level: int) -> None:
+        """From level 2 on let in no more than half of the rows, too, until level 0; those that run go on."""
+        super().trim(level)
+        if level > 1:
+            self._rows_max = max(1, self._rows_usual // 2)
+            with self._salvaging():
+                self._decoder.compact()
+        elif not level:
+            self._rows_max = self._rows_usual
 
     def step(self) -> list[Output]:
         """Let rows in as far as there is room; then read a piece of the prompts, or generate a token for each row."""
@@ -218,7 +228,7 @@ class Scheduler(Texts):
             self._join(row)
 
     def _read(self, now: float, *, running: bool) -> None:
-        pieces = self._reader.choose(lambda before: self._pace.piece(now, running=running, before=before))
+        pieces = self._reader.choose(lambda before: self._pace.piece(running=running, before=before))
         before = pieces[0][0].fed
         self._mark([row.job for row, _ in pieces])
         try:

@@ -82,7 +82,7 @@ class SingleFile(Texts):
             self._begin(row, now)
         running = self._row
         assert running is not None  # noqa: S101  just chosen
-        self._generator.prefill_step_size = self._pace.piece(now, running=False)
+        self._generator.prefill_step_size = self._pace.piece(running=False)
         self._mark([running.job])
         try:
             read, came = self._generator.next()

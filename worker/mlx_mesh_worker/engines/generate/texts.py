@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
@@ -48,6 +47,7 @@ class Texts(ABC):
         self._waiting: list[Row] = []
         self._pace = Pace(settings.gap_ms / 1e3)
         self._token_bytes: TokenBytes
+        self._prefix_max_bytes = settings.prefix_max_bytes
         self.prefixes = PrefixCache(settings.prefix_max_bytes)
         self.counts = {"preemptions": 0, "generated_tokens": 0, "read_tokens": 0}
 
@@ -85,10 +85,13 @@ class Texts(ABC):
         """Do one bounded unit: read a piece of the prompts, or generate."""
 
     def trim(self, level: int) -> None:
-        """Read in smaller pieces for a while; from level 2 on forget what was read before."""
-        self._pace.press(time.monotonic())
+        """Read in smaller pieces; from level 2 on forget what was read before, and keep nothing. Level 0 ends both."""
+        self._pace.pressed = level > 0
         if level > 1:
             self.prefixes.clear()
+            self.prefixes.max_bytes = 0
+        elif not level:
+            self.prefixes.max_bytes = self._prefix_max_bytes
 
     def counters(self) -> dict[str, int]:
         """Return what was counted."""
