@@ -66,6 +66,7 @@ class ProcessSample(NamedTuple):
         pid: 0 without a process.
         running_s: seconds since it was started; 0 without a process.
         worker: whether it is one of ``mlx-mesh-worker`` in a group that the guard looks after.
+        broker: whether it is ``mlx-mesh-broker``.
         stand_in: added for the time of a recycle.
         restarting: supervisord's plugin is about to start it again.
         reason: why it does not run, in words; empty if it does.
@@ -77,14 +78,15 @@ class ProcessSample(NamedTuple):
     pid: int
     running_s: float
     worker: bool
+    broker: bool = False
     stand_in: bool = False
     restarting: bool = False
     reason: str = ""
 
     @property
     def full_name(self) -> str:
-        """The name that supervisorctl knows it by."""
-        return self.name if self.name == self.group else f"{self.group}:{self.name}"
+        """The name that supervisord takes for a process in any group."""
+        return f"{self.group}:{self.name}"
 
 
 class Sample(NamedTuple):

@@ -1,0 +1,107 @@
+"""The guard's side of the broker's control socket: reports, orders, and what comes back of the workers."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from mlx_mesh_wire import DecodeError, MeshError
+from mlx_mesh_wire.control import command
+from mlx_mesh_wire.endpoints import listening
+from mlx_mesh_wire.logs import log
+from mlx_mesh_wire.paths import ipc_endpoint
+from mlx_mesh_worker.guard.backoff import Backoff
+from mlx_mesh_worker.guard.samples import WorkerSample
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from mlx_mesh_wire.guard_report import GuardReport
+
+ANSWER_MAX_S = 2.0
+"""The broker answers in microseconds; one that does not for so long is treated as absent for a while."""
+
+
+class BrokerLink:
+    """Speaks to the broker of this run directory, as long as there is one.
+
+    Attributes:
+        up_s: age of the broker; 0 while it does not answer.
+        failures: how often it did not answer.
+    """
+
+    def __init__(self) -> None:
+        self._backoff = Backoff("broker")
+        self.up_s = 0.0
+
+    @property
+    def failures(self) -> int:
+        """How often it did not answer."""
+        return self._backoff.failures
+
+    def expect(self) -> None:
+        """Something changed: try again at once, though the last try was in vain."""
+        self._backoff.reset()
+
+    def tell(self, report: GuardReport) -> list[dict[str, Any]] | None:
+        """Send the report; return the status maps of the workers, None if there is no answer."""
+        answer = self._command("guard", {"report": report.as_map(), "pause": report.paused})
+        if answer is None:
+            self.up_s = 0.0
+            return None
+        self.up_s = float(answer["uptime_s"])
+        return list(answer["workers"])
+
+    def trim(self, level: int) -> None:
+        """Tell the workers of this machine to give memory back."""
+        self._command("trim", {"name": "*", "level": level})
+
+    def drain(self, worker: str) -> None:
+        """Have a worker finish what it holds."""
+        self._command("drain", {"name": worker, "on": True, "by": "guard"})
+
+    def exited(self, pid: int) -> None:
+        """A process has ended."""
+        self._command("exited", {"pid": pid})
+
+    def _command(self, name: str, arguments: Mapping[str, Any]) -> Any:
+        now = time.monotonic()
+        if not self._backoff.may_try(now):
+            return None
+        if not listening(ipc_endpoint("control")):
+            self._backoff.failed(now, "nobody listens")
+            return None
+        try:
+            answer = command(name, arguments, timeout=ANSWER_MAX_S)
+        except (MeshError, DecodeError) as error:
+            if error.code in ("DEADLINE_EXCEEDED", "PROTOCOL_ERROR"):
+                self._backoff.failed(now, error.message)
+            else:  # It answers, and refuses: a worker that has gone meanwhile, or a defect.
+                log("debug", "command_refused", command=name, reason=error.message)
+            return None
+        self._backoff.worked()
+        return answer
+
+
+def worker_samples(workers: Sequence[Mapping[str, Any]], footprints: Mapping[int, int]) -> list[WorkerSample]:
+    """Return what the broker says of its workers, with what their processes take."""
+    found = []
+    for worker in workers:
+        remote = bool(worker["remote"])
+        models = worker["models"] or [""]
+        found.append(
+            WorkerSample(
+                name=worker["name"],
+                pid=worker["pid"],
+                state=worker["state"],
+                serves=frozenset((op, model) for op in worker["ops"] for model in models),
+                held=worker["in_flight"],
+                served=worker["served"],
+                uptime_s=worker["uptime_s"],
+                remote=remote,
+                drained_by=worker.get("drained_by", ""),
+                footprint=None if remote else footprints.get(worker["pid"]),
+                memory=worker["memory"],
+            )
+        )
+    return found
