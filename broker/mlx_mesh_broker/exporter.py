@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
 from mlx_mesh_broker.core.lifecycle import TRANSITIONS, WorkerState
 from mlx_mesh_broker.core.metrics import BUCKETS_S
 from mlx_mesh_broker.snapshot import HISTOGRAMS
+from mlx_mesh_wire.guard_report import PAUSES, RUNGS
 from mlx_mesh_wire.messages import LANE_NAMES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from prometheus_client.core import Metric
 
     from mlx_mesh_broker.snapshot import Snapshot
+
+_Report = dict[str, Any] | None
+"""What ``status`` shows of the guard. Without one, its figures are left out: old ones would look like those of now."""
 
 STATES = [state.value for state in WorkerState if TRANSITIONS[state]]
 """States of a worker that is still there."""
@@ -27,6 +31,10 @@ def collect(snapshot: Snapshot) -> Iterator[Metric]:
     yield from _requests(snapshot)
     yield from _workers(snapshot)
     yield from _queues(snapshot)
+    yield from _memory(snapshot.status["guard"])
+    yield from _guard(snapshot.status["guard"])
+    yield from _processes(snapshot.status["guard"])
+    yield _paused(snapshot.status["paused"])
     events = CounterMetricFamily("mlx_mesh_broker_events", "Things that happened in the broker.", labels=["event"])
     for name, value in sorted({**snapshot.counts, **snapshot.shell}.items()):
         events.add_metric([name], value)
@@ -105,3 +113,56 @@ def _queues(snapshot: Snapshot) -> Iterator[Metric]:
         size.add_metric([queue["op"], queue["model"]], queue["bytes"])
     yield waiting
     yield size
+
+
+def _memory(report: _Report) -> Iterator[Metric]:
+    pressure = report["pressure"] if report else None
+    yield GaugeMetricFamily("mlx_mesh_memory_pressure_ratio", "Memory taken, of the tightest bound.", pressure)
+    limits = report["limits"] if report else []
+    for name, text in (("used", "Memory taken, by bound."), ("limit", "Bounds of memory.")):
+        yield _labelled(f"memory_{name}_bytes", text, "source", ((each["source"], each[name]) for each in limits))
+    signals = report["signals"].items() if report else ()
+    yield _labelled("os_memory_signal", "What the operating system says of its memory.", "signal", signals)
+
+
+def _guard(report: _Report) -> Iterator[Metric]:
+    yield GaugeMetricFamily("mlx_mesh_guard_up", "Whether a guard reports.", float(report is not None))
+    rung = RUNGS.index(report["rung"]) if report else None
+    yield GaugeMetricFamily("mlx_mesh_guard_rung", f"What the guard does: {', '.join(RUNGS)} are 0 to 4.", rung)
+    recycles = len(report["recycles"]) if report else None
+    yield GaugeMetricFamily("mlx_mesh_recycles_in_progress", "Workers that are being replaced.", recycles)
+    for name, field, label, text in (
+        ("guard_actions", "counters", "action", "What the guard has done."),
+        ("guard_source_errors", "errors", "source", "How often a source of the guard could not be read."),
+    ):
+        counter = CounterMetricFamily("mlx_mesh_" + name, text, labels=[label])
+        for key, value in (report[field] if report else {}).items():
+            counter.add_metric([key], value)
+        yield counter
+
+
+def _processes(report: _Report) -> Iterator[Metric]:
+    workers = report["workers"] if report else []
+    for name, field, text in (
+        ("worker_footprint_bytes", "bytes", "Memory that a worker's process takes."),
+        ("worker_growth_bytes_per_second", "slope", "What that grows by."),
+        ("worker_leaking", "leaking", "Whether that is taken for a leak."),
+    ):
+        yield _labelled(name, text, "worker", ((worker["name"], worker[field]) for worker in workers))
+    troubled = report["troubled"] if report else []
+    text = "Processes that supervisord no longer starts."
+    yield _labelled("processes_given_up", text, "process", ((each["name"], 1) for each in troubled))
+
+
+def _paused(paused: str) -> Metric:
+    waiting = LANE_NAMES[LANE_NAMES.index(paused) :] if paused else ()
+    lanes = ((lane, lane in waiting) for lane in PAUSES if lane)
+    return _labelled("admission_paused", "Whether new work of a lane waits on this machine.", "lane", lanes)
+
+
+def _labelled(name: str, text: str, label: str, values: Iterable[tuple[str, float]]) -> Metric:
+    """Return a gauge with one label; of equal ones the last counts, since two would make the whole page invalid."""
+    family = GaugeMetricFamily("mlx_mesh_" + name, text, labels=[label])
+    for key, value in dict(values).items():
+        family.add_metric([key], float(value))
+    return family

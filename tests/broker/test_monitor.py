@@ -14,8 +14,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from mlx_mesh import DeadlineExceededError, Mesh, NoWorkerError
-from mlx_mesh_wire import messages
+from mlx_mesh_wire import messages, pack_body
+from mlx_mesh_wire.guard_report import Footprint, Limit, Recycle
 from tests.broker.dealer import dealer
+from tests.core.guard_words import CALM, fatal
 from tests.live import LiveMesh, Process, live_mesh, until
 
 
@@ -87,6 +89,50 @@ def test_metrics_count_what_happened(mesh: LiveMesh, bystander: Mesh, port: int)
     assert after[key("worker_memory_bytes", worker="w", kind="rss")] > 10_000_000
     assert 0 < after[key("e2e_request_latency_seconds_sum", **echo)] < 60
     assert not [labels for _, labels in after if ("op", "no-such-op") in labels or ("op", "late") in labels]
+
+
+def test_what_the_guard_reports_is_shown_while_it_does(mesh: LiveMesh, bystander: Mesh, port: int) -> None:
+    before = samples(port)
+    assert 0.0 == before[key("guard_up")]
+    assert not [name for name, _ in before if name.startswith(("mlx_mesh_memory", "mlx_mesh_guard_rung"))]
+    told = CALM._replace(
+        pressure=0.875,
+        rung="pause",
+        limits=[Limit("ram", 1, 2), Limit("ram", 7, 8), Limit("cgroup", 3, 4)],
+        signals={"psi_some_avg10": 1.5},
+        workers=[Footprint("w", 300, 200, -2.5, False), Footprint('"x"', 30, 20, 0.0, True)],
+        recycles=[Recycle("x", "drain", "", 0.0)],
+        troubled=[fatal("text-0"), fatal("text-0")],
+        counters={"trims": 3, "recycles leak": 1},
+        errors={"psi": 2},
+    )
+    with dealer(mesh, "control") as guard:
+        for report, pause in ((told, "bulk"), (told, "standard")):
+            guard.say(messages.Command(1, "guard"), *pack_body({"report": report.as_map(), "pause": pause}))
+            guard.answer(1)
+            shown = samples(port)
+            assert 1.0 == shown[key("admission_paused", lane="bulk")]
+            assert float(pause == "standard") == shown[key("admission_paused", lane="standard")]
+        guard.say(messages.Command(1, "guard"), *pack_body({"report": CALM.as_map(), "pause": ""}))
+        guard.answer(1)
+    expected = {
+        key("guard_up"): 1.0,
+        key("memory_pressure_ratio"): 0.875,
+        key("memory_used_bytes", source="ram"): 7.0,
+        key("memory_limit_bytes", source="cgroup"): 4.0,
+        key("os_memory_signal", signal="psi_some_avg10"): 1.5,
+        key("guard_rung"): 2.0,
+        key("worker_footprint_bytes", worker="w"): 300.0,
+        key("worker_growth_bytes_per_second", worker="w"): -2.5,
+        key("worker_leaking", worker="w"): 0.0,
+        key("worker_leaking", worker='"x"'): 1.0,
+        key("recycles_in_progress"): 1.0,
+        key("processes_given_up", process="text-0"): 1.0,
+        key("guard_actions_total", action="recycles leak"): 1.0,
+        key("guard_source_errors_total", source="psi"): 2.0,
+    }
+    assert expected == {name: shown[name] for name in expected}
+    assert 0.0 == samples(port)[key("admission_paused", lane="bulk")]
 
 
 def test_buckets_only_grow_with_their_bound(bystander: Mesh, port: int) -> None:
