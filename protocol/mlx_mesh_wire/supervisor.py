@@ -5,11 +5,13 @@ from __future__ import annotations
 import http.client
 import socket
 import xmlrpc.client
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from xml.parsers.expat import ExpatError
 
-from mlx_mesh_wire.worker_command import worker_engine
+from mlx_mesh_wire.worker_command import GUARD, runs, worker_engine
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 ANSWER_MAX_S = 60.0
 """supervisord answers at once, unless it is busy writing to a slow disk."""
@@ -101,8 +103,8 @@ class Supervisor:
         """Return what supervisord says of each process.
 
         Beside supervisord's own (``name``, ``group``, ``statename``, ``pid``, ``start``, ...) there are ``program``,
-        ``worker``, ``engine``, ``stand_in``, ``scaled`` and ``restarting``, as ``mlx_mesh.processes`` tells them. From
-        a supervisord without that they are told as far as possible.
+        ``worker``, ``engine``, ``guard``, ``stand_in``, ``scaled``, ``restarting`` and ``removing``, as
+        ``mlx_mesh.processes`` tells them. From a supervisord without that they are told as far as possible.
         """
         try:
             return list(self._call("mlx_mesh.processes"))
@@ -176,7 +178,7 @@ class Supervisor:
 
 def log_of(process: dict[str, Any], run_dir: Path) -> Path:
     """Return the path of a process's log: of its output, or where that goes to no file, of its errors."""
-    return run_dir / (process["stdout_logfile"] or process["stderr_logfile"])
+    return run_dir / str(process["stdout_logfile"] or process["stderr_logfile"])
 
 
 def _fault_text(method: str, fault: xmlrpc.client.Fault) -> str:
@@ -188,8 +190,9 @@ def _fault_text(method: str, fault: xmlrpc.client.Fault) -> str:
 
 def _without_plugin(process: dict[str, Any], command: str) -> dict[str, Any]:
     engine = worker_engine(command)
-    extra = {"program": "", "worker": engine is not None, "engine": engine or ""}
-    return {**process, **extra, "stand_in": False, "scaled": False, "restarting": False}
+    command_says = {"worker": engine is not None, "engine": engine or "", "guard": runs(command, GUARD)}
+    added = dict.fromkeys(("stand_in", "scaled", "restarting", "removing"), False)
+    return {**process, "program": "", **command_says, **added}
 
 
 class _UnixConnection(http.client.HTTPConnection):

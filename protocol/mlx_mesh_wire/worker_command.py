@@ -29,6 +29,7 @@ def worker_engine(command: str) -> str | None:
     return ""
 
 
+@functools.lru_cache(maxsize=1024)
 def runs(command: str, program: str) -> bool:
     """Return whether a command line runs this program, by whatever path."""
     return any(PurePath(word).name == program for word in _words(command))

@@ -135,7 +135,7 @@ def _show(directory: Path, supervisor: Supervisor, limit: int) -> None:
             _answer(mesh, question, texts, vectors)
         _compare(mesh)
         _title("What the broker says (mlx-mesh status)")
-        say(status.render({**mesh.status(), "processes": supervisor.processes()}))
+        say(status.render(status.gather(mesh.status(), supervisor)))
 
 
 def _embed(mesh: Mesh, texts: Sequence[Paragraph]) -> list[list[float]]:

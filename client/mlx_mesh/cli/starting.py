@@ -5,25 +5,17 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from mlx_mesh.cli.connect import listening
-from mlx_mesh.cli.logs import tail
+from mlx_mesh.cli.arriving import GIVEN_UP, LOOK_EVERY_S, READY, give_up, local_workers
+from mlx_mesh.cli.merged import ALIVE, state_of
 from mlx_mesh.cli.output import fail, note
-from mlx_mesh_wire import MeshError
-from mlx_mesh_wire.control import command
-from mlx_mesh_wire.paths import ipc_endpoint
-from mlx_mesh_wire.supervisor import never_started
+from mlx_mesh_wire.supervisor import full_name, never_started
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from mlx_mesh_wire.supervisor import Supervisor
 
-WORKER_GROUPS = frozenset({"workers", "generate"})
-"""The groups of ``supervisord.conf`` whose processes are workers, each under its own name."""
-
 BROKER = "broker"
-GIVEN_UP = frozenset({"FATAL", "EXITED"})
-LOOK_EVERY_S = 0.05
 
 
 def wait_until_ready(supervisor: Supervisor, directory: Path, timeout: float) -> None:
@@ -35,52 +27,40 @@ def wait_until_ready(supervisor: Supervisor, directory: Path, timeout: float) ->
     begun = time.monotonic()
     told: dict[str, str] = {}
     while True:
-        states = _states(supervisor)
-        if not states:
+        workers, processes = local_workers(), _wanted(supervisor)
+        if not processes:
             fail(f"supervisord is gone; look into {directory}/supervisord.log")
-        for name, state in states.items():
-            if told.get(name) != state:
-                told[name] = state
-                note(f"  {name}: {state} after {time.monotonic() - begun:.1f} s")
+        states = {full_name(process): _state(process, workers) for process in processes}
+        for process in processes:
+            state = states[full_name(process)]
+            if told.get(full_name(process)) != state:
+                told[full_name(process)] = state
+                note(f"  {process['name']}: {state} after {time.monotonic() - begun:.1f} s")
             if state in GIVEN_UP:
-                _give_up(name, directory)
-        if set(states.values()) == {"ready"}:
+                give_up(process, directory)
+        if set(states.values()) == {READY}:
             return
         if time.monotonic() - begun > timeout:
-            missing = ", ".join(f"{name} is {state}" for name, state in states.items() if state != "ready")
+            missing = ", ".join(f"{name} is {state}" for name, state in states.items() if state != READY)
             fail(f"not ready after {timeout:g} s: {missing}; the logs are in {directory}")
         time.sleep(LOOK_EVERY_S)
 
 
-def _states(supervisor: Supervisor) -> dict[str, str]:
-    """Return ``ready``, or what else it is, for every process by its name, but for those that are off."""
-    workers, processes = _workers(), supervisor.processes()
+def _wanted(supervisor: Supervisor) -> list[dict[str, Any]]:
+    """Return the processes but for those that are off."""
+    processes = supervisor.processes()
     begun = any(process["start"] for process in processes)  # supervisord starts all in one go
-    return {p["name"]: _state(p, workers) for p in processes if not (begun and never_started(p))}
+    return [process for process in processes if not (begun and never_started(process))]
 
 
-def _state(process: dict[str, Any], workers: dict[str, str] | None) -> str:
-    """Return the state of a process; ``workers`` is None while no broker answers."""
-    name, state = process["name"], str(process["statename"])
+def _state(process: dict[str, Any], workers: dict[int, dict[str, Any]] | None) -> str:
+    """Return ``ready``, or what else a process is; ``workers`` is None while no broker answers."""
+    state = str(process["statename"])
     if state in GIVEN_UP:
         return state
-    if process["group"] in WORKER_GROUPS:
-        return (workers or {}).get(name, state.lower() if state != "RUNNING" else "starting")
-    # supervisord says RUNNING after a second; a broker that answers does not need to be waited for.
-    return "ready" if state == "RUNNING" or (name == BROKER and workers is not None) else state.lower()
-
-
-def _workers() -> dict[str, str] | None:
-    if not listening(ipc_endpoint("control")):
-        return None
-    try:
-        return {worker["name"]: worker["state"] for worker in command("status", {})["workers"]}
-    except MeshError:
-        return None
-
-
-def _give_up(name: str, directory: Path) -> None:
-    log = directory / f"{name}.log"
-    for line in tail(log):
-        note(f"  {name} | {line}")
-    fail(f"{name} could not be started; its log is {log}")
+    if process["worker"]:
+        return state_of(process, (workers or {}).get(process["pid"]))
+    # supervisord says RUNNING after a second. A broker that answers does not need to be waited for, nor does the
+    # guard: the mesh serves without it.
+    early = (process["name"] == BROKER and workers is not None) or (process["guard"] and state in ALIVE)
+    return READY if state == "RUNNING" or early else state.lower()

@@ -1,4 +1,4 @@
-"""``mlx-mesh status``: workers, queues and what the broker has done, as tables or JSON."""
+"""``mlx-mesh status``: workers, queues, memory and what the broker has done, as tables or JSON."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from mlx_mesh.cli.arguments import add_parser, add_timeout, seconds
 from mlx_mesh.cli.connect import require_broker
+from mlx_mesh.cli.memory import footprints, memory
+from mlx_mesh.cli.merged import ALIVE, merge
 from mlx_mesh.cli.output import EXIT_OK, count, note, say, told
 from mlx_mesh.cli.table import duration, size, table
 from mlx_mesh_wire import MeshError
+from mlx_mesh_wire.host import host_name, process_start
 from mlx_mesh_wire.messages import LANE_NAMES
 from mlx_mesh_wire.paths import run_dir
 from mlx_mesh_wire.supervisor import Supervisor, never_started
@@ -22,16 +25,22 @@ if TYPE_CHECKING:
 MORE = """\
 columns:
   MODELS   those in brackets are loaded when a request names them, the others are in memory
-  STATE    loading, ready, draining; suspect: not heard of for a while; stalled: held work does not get on
+  STATE    loading, ready, draining; suspect: not heard of for a while; stalled: held work does not get on;
+           while its process does not run, what supervisord says: stopping, stopped, exited, backoff (it ended at once
+           and is tried again), fatal (given up); starting: its process runs, the broker has not heard of it yet;
+           gone: its process is not there, the broker is about to notice
   BUSY     requests that the worker holds / its slots
   SERVED   requests that it has answered
   HEARD    how long ago its last sign of life came
   AGAIN    requests whose worker was lost, which wait for another
+  FOOT     what its process takes, as the guard measures it; shown where that is not MEMORY, which it says itself
+  GROWTH   what that grows by; "leak" if the guard takes it for one
+  SHARE    of a limit of memory that is taken; the highest one decides what the guard does
 
 ENGINE tells what the engines have counted since they were loaded, and what key-value caches of texts (KV) and of
 beginnings that are kept for other texts (PREFIXES) take.
 
-A process that supervisord could not keep running is listed with the reason."""
+A process that supervisord could not keep running is listed with the reason, and when the guard tries it again."""
 
 CACHES = {"kv": "KV", "prefix_cache": "PREFIXES"}
 """Kinds of memory that are shown beside the counters, and their columns."""
@@ -74,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
         before: dict[str, Any] | None = None
         while True:
             try:
-                found = {**mesh.status(timeout=args.timeout), "processes": Supervisor(run_dir()).processes()}
+                found = gather(mesh.status(timeout=args.timeout), Supervisor(run_dir()))
             except MeshError as error:
                 if not args.watch:
                     raise
@@ -87,6 +96,13 @@ def run(args: argparse.Namespace) -> int:
             time.sleep(max(args.watch, WATCH_MIN_S))
 
 
+def gather(status: dict[str, Any], supervisor: Supervisor) -> dict[str, Any]:
+    """Return the broker's status with ``processes`` of supervisord, and ``workers`` as both see them."""
+    processes = supervisor.processes()
+    rows = merge(status["workers"], processes, host=host_name(), alive=lambda pid: process_start(pid) != 0)
+    return {**status, "workers": rows, "processes": processes}
+
+
 def _show(found: dict[str, Any], before: dict[str, Any] | None, args: argparse.Namespace) -> None:
     text = json.dumps(found) if args.json else render(found, before)
     if args.watch and not args.json:
@@ -96,15 +112,16 @@ def _show(found: dict[str, Any], before: dict[str, Any] | None, args: argparse.N
 
 
 def render(status: dict[str, Any], before: dict[str, Any] | None = None) -> str:
-    """Return the status map for people; with an earlier one of the same epoch also the rate since then."""
-    parts = [_broker(status, before), _workers(status["workers"])]
-    if engines := _engines(status["workers"]):
-        parts.append(engines)
-    if queues := _queues(status["queues"]):
-        parts.append(queues)
-    if troubled := _troubled(status):
-        parts.append(troubled)
-    return "\n\n".join(parts)
+    """Return what ``gather`` returned, for people; with an earlier one of the same epoch also the rate since then."""
+    parts = (
+        _broker(status, before),
+        _workers(status),
+        _engines(status["workers"]),
+        _queues(status["queues"]),
+        memory(status),
+        _troubled(status),
+    )
+    return "\n\n".join(filter(None, parts))
 
 
 def _broker(status: dict[str, Any], before: dict[str, Any] | None) -> str:
@@ -120,32 +137,47 @@ def _broker(status: dict[str, Any], before: dict[str, Any] | None) -> str:
     return line
 
 
-def _workers(workers: list[dict[str, Any]]) -> str:
+def _workers(status: dict[str, Any]) -> str:
+    workers = status["workers"]
     if not workers:
         return "no workers"
     rows = [
         (
             worker["name"],
-            worker["state"],
-            worker["pid"],
-            ",".join(worker["ops"]),
-            _models(worker) or "any",
-            f"{worker['in_flight']}/{worker['slots']}",
+            _state(worker),
+            worker["pid"] or "-",
+            ",".join(worker["ops"]) or "-",
+            _models(worker),
+            f"{worker['in_flight']}/{worker['slots']}" if worker["slots"] else "-",
             f"{worker['served']:,}",
             size(worker["memory"]["rss"]) if "rss" in worker["memory"] else "-",
-            duration(worker["heard_s"]),
-            duration(worker["uptime_s"]),
+            _since(worker["heard_s"]),
+            _since(worker["uptime_s"]),
         )
         for worker in workers
     ]
-    header = ("WORKER", "STATE", "PID", "OPS", "MODELS", "BUSY", "SERVED", "MEMORY", "HEARD", "UP")
-    return table(header, rows, right="PID BUSY SERVED MEMORY HEARD UP")
+    header = ["WORKER", "STATE", "PID", "OPS", "MODELS", "BUSY", "SERVED", "MEMORY", "HEARD", "UP"]
+    more = footprints(status)
+    full = [(*row, *(cells[i] for cells in more.values())) for i, row in enumerate(rows)]
+    return table([*header, *more], full, right="PID BUSY SERVED MEMORY HEARD UP FOOT GROWTH")
+
+
+def _state(worker: dict[str, Any]) -> str:
+    """Return the state of a worker, and who had it drained if that was not an operator."""
+    by = worker.get("drained_by", "")
+    return f"draining ({by})" if worker["state"] == "draining" and by not in {"", "operator"} else worker["state"]
+
+
+def _since(seconds: float | None) -> str:
+    return "-" if seconds is None else duration(seconds)
 
 
 def _models(worker: dict[str, Any]) -> str:
     """Return the models of a worker; those that are not in memory in brackets, unless it has not said yet."""
+    if not worker["ops"]:
+        return "-"
     names, warm = _without_aliases(worker["models"]), set(worker["warm"])
-    return ",".join(name if name in warm or not warm else f"({name})" for name in names)
+    return ",".join(name if name in warm or not warm else f"({name})" for name in names) or "any"
 
 
 def _without_aliases(models: list[str]) -> list[str]:
@@ -193,9 +225,15 @@ def _queues(queues: list[dict[str, Any]]) -> str:
 
 def _troubled(status: dict[str, Any]) -> str:
     """Return the processes that supervisord does not have running, with what it says of them."""
+    told = {troubled["name"] for troubled in (status.get("guard") or {}).get("troubled", ())}
     rows = [
-        (process["name"], process["statename"], process["spawnerr"] or process["description"] or "-")
-        for process in status.get("processes", ())
-        if process["statename"] not in {"RUNNING", "STARTING"} and not never_started(process)
+        (process["name"], process["statename"], _reason(process))
+        for process in status["processes"]
+        if process["statename"] not in ALIVE and not never_started(process) and process["name"] not in told
     ]
     return table(("PROCESS", "STATE", "REASON"), rows) if rows else ""
+
+
+def _reason(process: dict[str, Any]) -> str:
+    exited = f"exit status {process['exitstatus']}, " if process["statename"] == "EXITED" else ""
+    return process["spawnerr"] or exited + process["description"] or "-"

@@ -19,7 +19,7 @@ from mlx_mesh.cli.output import EXIT_INTERRUPTED, EXIT_OK, CommandError, fail, n
 from mlx_mesh.cli.starting import wait_until_ready
 from mlx_mesh_wire.host import process_start
 from mlx_mesh_wire.paths import ensure_run_dir, ipc_endpoint, run_dir
-from mlx_mesh_wire.supervisor import Supervisor, never_started
+from mlx_mesh_wire.supervisor import Supervisor, log_of, never_started
 
 if TYPE_CHECKING:
     import argparse
@@ -212,11 +212,14 @@ def _check_free(directory: Path, supervisor: Supervisor, conf: Path) -> None:
 
 def _follow(supervisor: Supervisor, directory: Path) -> None:
     """Show new lines of all logs until supervisord is gone."""
-    processes = supervisor.processes()
-    width = max((len(process["name"]) for process in processes if not never_started(process)), default=0)
-    # Those that are off too: somebody may start them.
-    followers = {process["name"]: Follower(directory / f"{process['name']}.log") for process in processes}
-    while supervisor.pid() is not None:
+    followers: dict[str, Follower] = {}
+    width = 0
+    while processes := supervisor.processes():
+        for process in processes:
+            # Those that are off too: somebody may start them. And those that are added meanwhile.
+            if process["name"] not in followers:
+                followers[process["name"]] = Follower(log_of(process, directory))
+                width = width if never_started(process) else max(width, len(process["name"]))
         for name, follower in followers.items():
             for line in follower.new_lines():
                 say(f"{name:{width}} | {line}")

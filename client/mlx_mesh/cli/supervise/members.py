@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import re
 from itertools import count
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from supervisor.options import split_namespec  # type: ignore[import-untyped]
 from supervisor.xmlrpc import Faults, RPCError  # type: ignore[import-untyped]
 
+from mlx_mesh.cli.merged import by_number
 from mlx_mesh.cli.supervise.sections import program_of, section_of
 
 if TYPE_CHECKING:
@@ -47,11 +47,6 @@ def find_process(supervisord: Any, name: object) -> tuple[Any, Any]:
         known = ", ".join(sorted(group.processes, key=by_number)) or "none"
         raise RPCError(Faults.BAD_NAME, f"{group_name} has no process {process_name!r}; it has: {known}")
     return group, group.processes[process_name]
-
-
-def by_number(name: str) -> list[tuple[int, str]]:
-    """Return a key that sorts ``embed-10`` behind ``embed-9``."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def configs_by_program(group: Any) -> dict[str, list[Any]]:

@@ -12,10 +12,10 @@ from supervisor.rpcinterface import SupervisorNamespaceRPCInterface  # type: ign
 from supervisor.states import ProcessStates, SupervisorStates  # type: ignore[import-untyped]
 from supervisor.xmlrpc import Faults, RPCError  # type: ignore[import-untyped]
 
+from mlx_mesh.cli.merged import by_number
 from mlx_mesh.cli.supervise.hurry import Hurry
 from mlx_mesh.cli.supervise.leaving import REMOVE, START, call_off, promise, promised
 from mlx_mesh.cli.supervise.members import (
-    by_number,
     configs_by_program,
     find_group,
     find_process,
@@ -23,7 +23,7 @@ from mlx_mesh.cli.supervise.members import (
     one_more,
 )
 from mlx_mesh.cli.supervise.sections import program_of
-from mlx_mesh_wire.worker_command import worker_engine
+from mlx_mesh_wire.worker_command import GUARD, runs, worker_engine
 
 STOPPED = (ProcessStates.STOPPED, ProcessStates.EXITED, ProcessStates.FATAL)
 
@@ -40,8 +40,9 @@ class Namespace:
         """Tell of every process what supervisor.getProcessInfo does, and what the mesh wants to know of it.
 
         More than that: program (its section of the conf, without the kind), worker (whether it runs
-        mlx-mesh-worker), engine (of a worker, empty if its command does not name one), stand_in and scaled (added
-        while supervisord runs), restarting (it stops, and is started again right after).
+        mlx-mesh-worker), engine (of a worker, empty if its command does not name one), guard (whether it runs
+        mlx-mesh-guard), stand_in and scaled (added while supervisord runs), restarting and removing (it stops, and is
+        started again or taken out right after).
 
         @return array result  An array of structs
         """
@@ -157,9 +158,11 @@ class Namespace:
             "program": program_of(process.config),
             "worker": engine is not None,
             "engine": engine or "",
+            "guard": runs(process.config.command, GUARD),
             "stand_in": getattr(process, "mlx_mesh_stand_in", False),
             "scaled": is_scaled(group, process),
             "restarting": promised(process) == START,
+            "removing": promised(process) == REMOVE,
         }
 
     def _start(self, process: Any) -> None:

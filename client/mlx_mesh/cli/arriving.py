@@ -1,0 +1,102 @@
+"""Waits for single worker processes: until the broker says that one is ready, or until it is gone."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from mlx_mesh.cli.connect import listening
+from mlx_mesh.cli.logs import tail
+from mlx_mesh.cli.merged import is_here, state_of
+from mlx_mesh.cli.output import fail, note
+from mlx_mesh_wire import MeshError
+from mlx_mesh_wire.control import command
+from mlx_mesh_wire.host import host_name
+from mlx_mesh_wire.paths import ipc_endpoint
+from mlx_mesh_wire.supervisor import full_name, log_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mlx_mesh_wire.supervisor import Supervisor
+
+READY = "ready"
+GIVEN_UP = frozenset({"FATAL", "EXITED"})
+LOOK_EVERY_S = 0.05
+
+
+def local_workers() -> dict[int, dict[str, Any]] | None:
+    """Return what the broker says of the workers on this machine, by pid; None while it does not answer."""
+    if not listening(ipc_endpoint("control")):
+        return None
+    try:
+        workers = command("status", {})["workers"]
+    except MeshError:
+        return None
+    return {worker["pid"]: worker for worker in workers if is_here(worker, host_name())}
+
+
+def find(supervisor: Supervisor, name: str) -> dict[str, Any] | None:
+    """Return what supervisord says of the process ``group:name``; None if there is none."""
+    return next((process for process in supervisor.look() if full_name(process) == name), None)
+
+
+def wait_until_serving(supervisor: Supervisor, name: str, timeout: float, *, old_pid: int = 0) -> int:
+    """Return the pid of a process once the broker says that it is ready, and report how it gets there.
+
+    Args:
+        supervisor: that runs it.
+        name: of the process, ``group:name``.
+        timeout: seconds.
+        old_pid: of the one that is to be followed by another.
+
+    Raises:
+        CommandError: it was given up, stopped or removed, or it takes too long.
+    """
+    begun = time.monotonic()
+    told = ""
+    while True:
+        process = find(supervisor, name)
+        if process is None:
+            fail(f"{name} was removed meanwhile")
+        state = _state(process, old_pid)
+        if state != told:
+            told = state
+            note(f"  {process['name']}: {state} after {time.monotonic() - begun:.1f} s")
+        if state == READY:
+            return int(process["pid"])
+        if process["statename"] in GIVEN_UP:
+            give_up(process, supervisor.socket.parent)
+        if process["statename"] == "STOPPED":
+            fail(f"{name} was stopped meanwhile; start it with: supervisorctl start {name}")
+        if time.monotonic() - begun > timeout:
+            give_up(process, supervisor.socket.parent, f"is not ready after {timeout:g} s but {state}")
+        time.sleep(LOOK_EVERY_S)
+
+
+def wait_until_gone(supervisor: Supervisor, name: str, timeout: float) -> None:
+    """Return once supervisord has no such process any more.
+
+    Raises:
+        CommandError: it is still there after ``timeout`` seconds.
+    """
+    begun = time.monotonic()
+    while (process := find(supervisor, name)) is not None:
+        if time.monotonic() - begun > timeout:
+            fail(f"{name} is still {process['statename']} after {timeout:g} s; it leaves when it has finished")
+        time.sleep(LOOK_EVERY_S)
+    note(f"  {name.rpartition(':')[2]}: gone after {time.monotonic() - begun:.1f} s")
+
+
+def give_up(process: dict[str, Any], directory: Path, why: str = "could not be started") -> NoReturn:
+    """Show the end of a process's log and raise CommandError."""
+    log = log_of(process, directory)
+    for line in tail(log):
+        note(f"  {process['name']} | {line}")
+    fail(f"{process['name']} {why}; its log is {log}")
+
+
+def _state(process: dict[str, Any], old_pid: int) -> str:
+    if old_pid and process["pid"] == old_pid:
+        return "stopping"
+    return state_of(process, (local_workers() or {}).get(process["pid"]))
