@@ -7,10 +7,11 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from mlx_mesh.cli import bench, chat, config, drain, embed, generate, status, up
+from mlx_mesh.cli import bench, chat, config, drain, embed, generate, recycle, scale, status, up
 from mlx_mesh.cli.output import EXIT_FAILED, EXIT_INTERRUPTED, CommandError, note, say, told
 from mlx_mesh_wire import MeshError
 from mlx_mesh_wire.settings import SettingsError
+from mlx_mesh_wire.supervisor import SupervisorError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,7 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action=_Version, help="show the version and exit")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (up, status, embed, generate, chat, drain, bench, config):
+    for module in (up, status, embed, generate, chat, drain, recycle, scale, bench, config):
         module.add_parsers(commands)
     return parser
 
@@ -70,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _failed("interrupted", EXIT_INTERRUPTED)
     except MeshError as error:
         return _failed(told(error), EXIT_FAILED)
-    except (SettingsError, OSError) as error:
+    except (SettingsError, SupervisorError, OSError) as error:
         return _failed(str(error), EXIT_FAILED)
     return outcome
 
