@@ -79,7 +79,7 @@ def trim(sample: Sample, state: State, now: float) -> list[Action]:
     state.trim_level, state.trimmed = wanted, now
     state.counts["trims"] += wanted > 0
     text = f"workers trim at level {wanted}" if wanted else "workers need not trim any more"
-    return [Trim(wanted), say(state, now, "info", "trim", text, harder=wanted > 1, **figures(sample, state))]
+    return [Trim(wanted), say(state, now, "info", "trim", text, trim_level=wanted, **figures(sample, state))]
 
 
 def pause(sample: Sample, state: State, now: float, *, helpless: bool) -> list[Action]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mlx_mesh_worker.guard.state import State
 
 SUSTAINED_S: Final = 2.0
-"""How long pressure must last before a worker goes for it: one batch is over in that time."""
+"""How long pressure must last before a worker goes for it that does not seem to leak: one batch is over by then."""
 
 OVER_BUDGET_S: Final = 5.0
 STOP_AGAIN_S: Final = 10.0
@@ -52,11 +52,14 @@ def _for_memory(sample: Sample, state: State, found: Sequence[Candidate], now: f
         return []
     if state.rung >= STOP:
         return _stop_at_once(sample, state, found, now)
-    pressed = state.rung >= RECYCLE and now - state.since[RECYCLE] >= SUSTAINED_S
-    if not pressed and not overdue(state, now):
+    lasting = now - state.since[RECYCLE] >= SUSTAINED_S
+    late = overdue(state, now)
+    if state.rung < RECYCLE and not late:
         return []
-    reason = "memory" if pressed else "pause"
+    reason = "memory" if state.rung >= RECYCLE else "pause"
     for each in found:
+        if not (lasting or late or each.suspicious):
+            continue
         old_enough = each.worker.uptime_s >= state.settings.cooldown_s
         if old_enough and worth(each, sample) and allowed(each, sample, state, now):
             return _start(each, reason, sample, state, now)

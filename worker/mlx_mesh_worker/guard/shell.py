@@ -124,7 +124,7 @@ class Shell:
             None if workers is None else self._workers,
             processes,
             self._broker.up_s,
-            self._stopping,
+            self._stopping or self._supervisord.stopping,
         )
         paused = self._state.paused
         for action in decide(self._sample, self._state, now):

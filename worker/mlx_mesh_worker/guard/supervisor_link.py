@@ -33,6 +33,9 @@ class SupervisorLink:
     Args:
         run_dir: where its socket and the logs lie.
         groups: those whose workers are looked after; empty for all.
+
+    Attributes:
+        stopping: supervisord says that it is stopping everything.
     """
 
     def __init__(self, run_dir: Path, groups: Collection[str]) -> None:
@@ -41,6 +44,7 @@ class SupervisorLink:
         self._backoff = Backoff("supervisord")
         self._reasons: dict[str, tuple[tuple[str, int], str]] = {}
         self._programs: dict[str, str] = {}
+        self.stopping = False
         self._do: dict[type, Callable[[Any], Any]] = {
             Restart: lambda action: self._supervisor.restart(action.process, hurry=action.hurry),
             Start: lambda action: self._supervisor.start(action.process),
@@ -79,8 +83,11 @@ class SupervisorLink:
             self._programs = {full_name(info): info["program"] for info in found}
             samples = [self._sample(info) for info in found]
         except SupervisorError as error:
-            self._backoff.failed(now, str(error))
+            self.stopping = error.stopping
+            if not error.stopping:
+                self._backoff.failed(now, str(error))
             return None
+        self.stopping = False
         self._backoff.worked()
         return samples
 
