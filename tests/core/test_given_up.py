@@ -31,12 +31,13 @@ def gone(mesh: Harness, name: str, **served: Any) -> None:
 def test_a_process_that_served_the_op_is_named_with_its_reason_and_when_it_is_tried_again() -> None:
     mesh = Harness(rejoin_s=0)
     client = mesh.client()
-    gone(mesh, "embed-0", ops=["embed"])
+    gone(mesh, "embed-0", ops=["embed"], models=["small"])
     gone(mesh, "text-0", ops=["generate"])
     give_up(mesh, fatal("text-0"), fatal("embed-0", "exit status 78: model.safetensors is truncated", retry_s=41.0))
     mesh.advance(1.0)
     refused = error(client, op="embed")
     assert "NO_WORKER" == refused.code
+    assert refused.message == error(client, op="embed", model="large").message
     assert refused.message.endswith(
         "wait for it; embed-0 is FATAL: exit status 78: model.safetensors is truncated; it is started again in 40 s"
     )

@@ -263,9 +263,10 @@ def no_worker(state: State, op: str, model: str) -> Failure:
     if op in catalogue.models and not catalogue.serves(op, model):
         models = catalogue.models_named(op)
         code, text = "UNKNOWN_MODEL", f"no worker serves {op!r} with model {model!r}; there is {models}"
+        why = given_up(state, op, model)
     else:
         offers = f"the mesh serves {catalogue.ops_named()}" if catalogue.models else "the mesh has no workers"
         code = "NO_WORKER"
         text = f"no worker serves {op!r}; {offers}; start one, or pass wait_for_ready=True to wait for it"
-    why = given_up(state, op, model)
+        why = given_up(state, op, "")
     return failure(code, text[: limits.ERROR_MESSAGE_MAX_CHARS - len(why)] + why)

@@ -78,9 +78,9 @@ class Roster:
 
 
 def given_up(state: State, op: str, model: str) -> str:
-    """Return which processes would serve the op, had they not been given up; empty if none is known to be.
+    """Return which processes would serve the op on the model, had they not been given up; an empty model means any.
 
-    Of a process that has not been ready in this epoch nobody knows what it serves, so it is named if no other is.
+    Of a process that has not been here in this epoch nobody knows what it serves, so it is named if no other is.
     """
     report = state.guard.report
     if report is None or not report.troubled:
