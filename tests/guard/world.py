@@ -56,6 +56,7 @@ class World:
     chance: random.Random = field(default_factory=lambda: random.Random(1))
     broker_away_until: float = 0.0
     supervisord_away_until: float = 0.0
+    stand_ins_break: bool = False
     now: float = 1000.0
     done: list[tuple[float, Action, Sample]] = field(default_factory=list)
 
@@ -79,7 +80,7 @@ class World:
         process = Process(name, group, **how)  # type: ignore[arg-type]
         self.processes.append(process)
         self.spawn(process)
-        process.ready_at = self.now
+        process.ready_at, process.footprint = self.now, process.base_mib
         return process
 
     def sample(self) -> Sample:
@@ -101,7 +102,11 @@ class World:
         ]
         broker, supervisord = self.now >= self.broker_away_until, self.now >= self.supervisord_away_until
         return Sample(
-            limits, Signals(), workers if broker else None, processes if supervisord else None, 1000.0 if broker else 0.0
+            limits,
+            Signals(),
+            workers if broker else None,
+            processes if supervisord else None,
+            1000.0 if broker else 0.0,
         )
 
     def taken(self) -> float:
@@ -122,7 +127,7 @@ class World:
             state,
             serves,
             held,
-            10,
+            int(self.now - process.started),
             self.now - process.started,
             False,
             process.drained_by,
@@ -191,7 +196,7 @@ class World:
     def _add_stand_in(self, beside: Process) -> None:
         number = max(int(p.name.rpartition("-")[2]) for p in self.processes if p.group == beside.group) + 1
         added = Process(f"{beside.group}-{number}", beside.group, beside.base_mib, 0.0, beside.load_s, stand_in=True)
-        added.broken = beside.broken
+        added.broken = self.stand_ins_break
         self.processes.append(added)
         self.spawn(added)
 

@@ -1,0 +1,174 @@
+"""Workers that leak MLX memory under a ceiling, with callers throughout: recycled in time, and nobody notices.
+
+``python -m tests.faults.leak --minutes 10``
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psutil
+
+from mlx_mesh import AsyncMesh, Mesh, MeshError
+from tests.faults.soak import supervisor
+from tests.live import LiveMesh, live_mesh
+
+TOP = Path(__file__).parents[2]
+MIB = 1024 * 1024
+SAMPLE_S = 0.05
+PAUSE_S = 0.02
+"""Of a caller between two calls: eight of them keep the workers busy and not saturated."""
+
+ENGINE = """
+import time
+import mlx.core as mx
+from mlx_mesh_worker.engine import BatchEngine
+
+class Leaky(BatchEngine):
+    ops = ("leak",)
+    slots = 4
+
+    def load(self):
+        self.kept = []
+
+    def run(self, batch):
+        grown = [mx.ones((int(size),), dtype=mx.uint8) for size in batch]
+        mx.eval(grown)
+        self.kept += grown
+        time.sleep(0.005)
+        return [int(size) for size in batch]
+
+    def memory(self):
+        return {"mlx_active": mx.get_active_memory(), "mlx_cache": mx.get_cache_memory()}
+"""
+
+
+class Outcome(NamedTuple):
+    calls: int
+    failed: Counter[str]
+    recycles: dict[str, int]
+    highest_share: float
+    p99_usual_ms: float
+    p99_recycling_ms: float
+
+
+def conf_with_engine(mesh: LiveMesh, engine: str, workers: int = 2) -> Path:
+    """Write a conf whose workers serve an engine of the module ``mine``."""
+    text = (TOP / "supervisord.conf").read_text()
+    changed = text.replace("--engine embed", f"--engine {engine}").replace("numprocs = 2", f"numprocs = {workers}")
+    path = mesh.dir / "changed.conf"
+    path.write_text(changed)
+    return path
+
+
+class Watcher(threading.Thread):
+    """Samples what the workers take, and when a recycle is under way."""
+
+    def __init__(self, mesh: LiveMesh) -> None:
+        super().__init__(daemon=True)
+        self._mesh = mesh
+        self._over = threading.Event()
+        self.highest = 0
+        self.spans: list[tuple[float, float]] = []
+        self.report: dict[str, Any] = {}
+
+    def run(self) -> None:
+        with Mesh(self._mesh.endpoint) as client:
+            while not self._over.wait(SAMPLE_S):
+                with contextlib.suppress(MeshError):
+                    self._sample(client.status())
+
+    def _sample(self, status: dict[str, Any]) -> None:
+        taken = 0
+        for worker in status["workers"]:
+            with contextlib.suppress(psutil.Error):
+                taken += psutil.Process(worker["pid"]).memory_info().rss
+        self.highest = max(self.highest, taken)
+        now = time.monotonic()
+        self.report = status["guard"] or {}
+        if self.report.get("recycles"):
+            if self.spans and now - self.spans[-1][1] < 1.0:
+                self.spans[-1] = self.spans[-1][0], now
+            else:
+                self.spans.append((now - SAMPLE_S, now))
+
+    def stop(self) -> None:
+        self._over.set()
+        self.join(10)
+
+
+async def call_throughout(endpoint: str, callers: int, size: int, seconds: float) -> list[tuple[float, float, str]]:
+    """Call again and again; return when each call began, how long it took and how it failed, if it did."""
+    found: list[tuple[float, float, str]] = []
+    until = time.monotonic() + seconds
+
+    async def call(mesh: AsyncMesh) -> None:
+        while (began := time.monotonic()) < until:
+            failure = ""
+            try:
+                assert await mesh.call("leak", size, timeout=10.0) == size
+            except MeshError as error:
+                failure = error.code
+            found.append((began, time.monotonic() - began, failure))
+            await asyncio.sleep(PAUSE_S)
+
+    async with AsyncMesh(endpoint) as mesh:
+        await mesh.ready(["leak"], timeout=60)
+        await asyncio.gather(*(call(mesh) for _ in range(callers)))
+    return found
+
+
+def percentile(values: list[float], share: float) -> float:
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
+
+
+def leak(mesh: LiveMesh, seconds: float, *, ceiling: int, size: int, callers: int = 8) -> Outcome:
+    """Run workers that keep ``size`` bytes of every call under a ceiling, with callers throughout."""
+    mesh.engine(ENGINE)
+    mesh.env["MLX_MESH_GUARD_CEILING_BYTES"] = str(ceiling)
+    mesh.env["MLX_MESH_GUARD_COOLDOWN_S"] = "5"
+    supervisor(mesh, "up", "--detach", "--conf", str(conf_with_engine(mesh, "mine:Leaky")))
+    watcher = Watcher(mesh)
+    try:
+        watcher.start()
+        calls = asyncio.run(call_throughout(mesh.endpoint, callers, size, seconds))
+        watcher.stop()
+    finally:
+        supervisor(mesh, "down")
+    during = [any(a <= at + took and at <= b for a, b in watcher.spans) for at, took, _ in calls]
+    counters = watcher.report.get("counters", {})
+    return Outcome(
+        len(calls),
+        Counter(failure for _, _, failure in calls if failure),
+        {name: count for name, count in counters.items() if name.startswith(("recycle", "kills", "replaced"))},
+        watcher.highest / ceiling,
+        1e3 * percentile([took for (_, took, _), at in zip(calls, during, strict=True) if not at], 0.99),
+        1e3 * percentile([took for (_, took, _), at in zip(calls, during, strict=True) if at], 0.99),
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--ceiling", type=int, default=700, help="MiB that both workers may take together")
+    parser.add_argument("--size", type=int, default=64 * 1024, help="bytes that each call leaks")
+    args = parser.parse_args()
+    with live_mesh() as mesh:
+        outcome = leak(mesh, 60 * args.minutes, ceiling=args.ceiling * MIB, size=args.size)
+        print(mesh.log("guard")[-4000:])
+    print(outcome)
+    good = not outcome.failed and outcome.highest_share < 1 and sum(outcome.recycles.values()) > 0
+    return 0 if good and outcome.p99_recycling_ms <= 3 * outcome.p99_usual_ms else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
