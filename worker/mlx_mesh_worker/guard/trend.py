@@ -18,7 +18,7 @@ BASELINE_S = 10.0
 
 GROWTH_SHARE = 0.05
 GROWTH_BYTES = 16 * MIB
-"""Less than both is no leak: allocators and caches of Python and MLX breathe by as much."""
+"""Less than the larger of the two is no leak: allocators and caches of Python and MLX breathe by as much."""
 
 POINTS = 12
 """Points that a window is cut into, whatever its length: 66 pairs, which take some 20 us."""
@@ -45,7 +45,8 @@ class Trend:
 
     It keeps the minimum of each bucket: batches come and go within one, a leak stays. The slope is the median of the
     slopes between all pairs of points (Theil-Sen): a step, such as the first long prompt or a model that is loaded
-    on demand, pulls a line of least squares up, but leaves the median near where it was.
+    on demand, pulls a line of least squares up wherever it is, and the median only from the middle of the window.
+    That is why most steps from point to point have to rise too.
 
     A leak of 20 MB/s takes a gigabyte before six buckets of 10 s are over. For such ones there are short buckets: with
     1 s, a window of 30 s and a history of 10 s it is found after 11 s. They take a long prompt that is being read for a

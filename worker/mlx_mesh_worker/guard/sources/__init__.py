@@ -140,9 +140,8 @@ class Sources:
                 log("info", "source_back", source=source)
             return
         self.errors[source] = self.errors.get(source, 0) + 1
-        kind = f"{type(failure).__name__} {getattr(failure, 'errno', '')}"
+        kind = type(failure).__name__
         kinds = self._failing.setdefault(source, set())
         if kind not in kinds:
             kinds.add(kind)
-            reason = f"{type(failure).__name__}: {failure}"[:TEXT_MAX_CHARS]
-            log("warning", "source_failed", source=source, reason=reason)
+            log("warning", "source_failed", source=source, reason=f"{kind}: {failure}"[:TEXT_MAX_CHARS])
