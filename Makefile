@@ -17,8 +17,9 @@ setup: $(READY) ## make .venv with all that is needed, the model included
 demo: $(READY) ## start a mesh, embed real text, search it, stop everything
 	@$(BIN)/python -m mlx_mesh.cli.demo $(ARGS)
 
-test: $(READY) ## run all tests (ARGS='tests/wire -x' to choose)
-	@$(BIN)/python -m pytest $(ARGS)
+# Half of what they take is waiting, so two processes share the files out; --no-loadscope-reorder keeps the long ones first.
+test: $(READY) ## run all tests (ARGS='tests/wire -x' to choose, in one process)
+	@$(BIN)/python -m pytest $(or $(ARGS),-n 2 --dist loadfile --no-loadscope-reorder)
 
 check: $(READY) ## lint, formatting, types, and that the tests reach every branch of the core
 	@$(BIN)/ruff check .
