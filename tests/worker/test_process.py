@@ -71,6 +71,7 @@ def test_an_engine_of_five_lines_serves_its_op(mesh: LiveMesh, peer: Peer) -> No
     assert peer.answer() == (1, "HELLO")
     beat, _ = peer.take(messages.Beat)
     assert beat.memory["rss"] > 10_000_000
+    assert 10_000_000 < beat.memory["rss_ready"] < 2 * beat.memory["rss"]
 
 
 def test_echo_returns_buffers_too_and_streams_within_credit(mesh: LiveMesh, peer: Peer) -> None:

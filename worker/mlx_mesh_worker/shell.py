@@ -76,6 +76,7 @@ class Shell:
         self._drain_until = float("inf")
         self._left = False
         self._announced = False
+        self._rss_ready = 0
         self._stopped = True
 
     @property
@@ -234,6 +235,7 @@ class Shell:
         compute = self._compute
         if compute.runner is not None:
             self._announced = True
+            self._rss_ready = resident_bytes()
             self._session.loaded(self._info(), now)
             self._flush()
             phases = compute.phases
@@ -276,6 +278,8 @@ class Shell:
         warm = self._engine.warm_models() if runner else ()
         self._compute.refresh()
         memory, counters = {"rss": resident_bytes(), **self._compute.memory}, self._compute.counters
+        if self._rss_ready:
+            memory["rss_ready"] = self._rss_ready
         if runner is None:
             return Vitals(0, (), warm, memory, counters)
         progress = self._watchdog.progress(time.monotonic())

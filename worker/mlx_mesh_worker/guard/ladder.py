@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from mlx_mesh_worker.guard.actions import Action, Trim
-from mlx_mesh_worker.guard.state import mib, say
+from mlx_mesh_worker.guard.state import UNKNOWN, mib, say
 
 if TYPE_CHECKING:
     from mlx_mesh_wire.guard_report import Limit
@@ -74,9 +74,11 @@ def trim(sample: Sample, state: State, now: float) -> list[Action]:
         wanted = 0 if now - state.since[CALM] >= CALM_S else level
     else:
         wanted = 2 if state.rung > TRIM or now - state.since[TRIM] >= TRIM_HARDER_S else max(1, level)
-    if wanted == level and (not level or now - state.trimmed < TRIM_AGAIN_S):
+    if wanted == level and (level <= 0 or now - state.trimmed < TRIM_AGAIN_S):
         return []
-    state.trim_level, state.trimmed = wanted, now
+    fresh, state.trim_level, state.trimmed = level == UNKNOWN, wanted, now
+    if fresh and not wanted:
+        return [Trim(0)]
     state.counts["trims"] += wanted > 0
     text = f"workers trim at level {wanted}" if wanted else "workers need not trim any more"
     return [Trim(wanted), say(state, now, "info", "trim", text, trim_level=wanted, **figures(sample, state))]

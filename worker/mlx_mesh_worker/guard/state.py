@@ -20,6 +20,9 @@ RECENT_MAX: Final = 8
 
 MIB: Final = 1024 * 1024
 
+UNKNOWN: Final = -1
+"""Level of trimming that an earlier guard may have left behind."""
+
 
 @dataclass
 class Recycle:
@@ -103,7 +106,7 @@ class State:
     paused: str = ""
     paused_since: float = 0.0
     pause_after: float = 0.0
-    trim_level: int = 0
+    trim_level: int = UNKNOWN
     trimmed: float = 0.0
     growths: dict[int, Growth] = field(default_factory=dict)
     known: set[int] = field(default_factory=set)
