@@ -141,9 +141,9 @@ def test_phases_add_up_to_the_time_until_ready() -> None:
 
 
 def test_the_corpus_is_real_text_and_every_text_is_in_one_request() -> None:
-    chunks = requests()
-    assert texts() == [text for chunk in chunks for text in chunk]
-    assert len(texts()) > 200
+    chunks, every = requests(), texts()
+    assert every == [text for chunk in chunks for text in chunk]
+    assert len(every) > 200
     assert TEXTS_PER_REQUEST == max(map(len, chunks))
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import math
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +19,7 @@ from tokenizers import Tokenizer
 
 from benchmarks import report
 from benchmarks.__main__ import BENCHMARKS
+from benchmarks.generate import prompts
 from benchmarks.generate.contest import BARE, MESH, ONE_PROCESS, SERVER
 from benchmarks.generate.meter import PATIENCE_S, Meter
 from benchmarks.generate.prompts import LONGEST, MAX_TOKENS, SHORTEST, VARIED, Prompts
@@ -36,6 +38,14 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_llama(tmp_path_factory.mktemp("models") / "tiny", "tiny")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _text_is_read_once() -> Iterator[None]:
+    """Parsing half of the standard library takes a second."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prompts, "texts", functools.cache(prompts.texts))
+        yield
 
 
 def test_prompts_have_the_lengths_asked_for_and_begin_alike_nowhere(llama: Path) -> None:
@@ -60,9 +70,9 @@ def test_everybody_gets_the_same_prompts_and_streams_end_one_after_another(llama
 
 
 def test_prompts_run_out_instead_of_coming_again(llama: Path) -> None:
-    prompts = Prompts(llama)
+    few = Prompts(llama)
     with pytest.raises(ValueError, match="beginnings of prompts are used"):
-        prompts.requests(1, 1_000_000)
+        few.requests(1, 1_000_000)
 
 
 @pytest.mark.slow
