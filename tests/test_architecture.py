@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,25 @@ PURE = (
     "mlx_mesh_broker.core",
     "mlx_mesh_worker.session",
     "mlx_mesh_worker.runner",
+    *(
+        f"mlx_mesh_worker.guard.{name}"
+        for name in (
+            "actions",
+            "candidates",
+            "growth",
+            "ladder",
+            "listener",
+            "policy",
+            "reasons",
+            "recycling",
+            "repair",
+            "reporting",
+            "samples",
+            "state",
+            "steps",
+            "trend",
+        )
+    ),
     "mlx_mesh._session",
     "mlx_mesh._retry",
 )
@@ -90,6 +111,18 @@ def test_the_pure_parts_import_nothing_that_has_a_life_of_its_own(module: str) -
 def test_the_core_knows_no_shell(module: str) -> None:
     ours = {name for name in imports(MODULES[module]) if name.startswith("mlx_mesh_broker")}
     assert all(name.startswith("mlx_mesh_broker.core") for name in ours)
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("mlx_mesh_worker.guard")])
+def test_the_guard_knows_nothing_of_engines(module: str) -> None:
+    ours = {name for name in imports(MODULES[module]) if name.startswith("mlx_mesh_worker")}
+    assert all(name.startswith("mlx_mesh_worker.guard") for name in ours)
+
+
+def test_the_guard_never_loads_mlx() -> None:
+    code = "import sys, mlx_mesh_worker.guard.main; print(sorted({'mlx', 'mlx_lm', 'numpy'} & {*sys.modules}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "[]\n" == done.stdout
 
 
 def test_nothing_imports_a_shell_but_the_program_that_runs_it() -> None:
