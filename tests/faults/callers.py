@@ -18,7 +18,7 @@ PAUSE_S = 0.02
 """Of a caller between two calls: all together keep the workers busy and not saturated."""
 
 WITNESS = """
-import os, time
+import os, re, time
 from pathlib import Path
 from mlx_mesh_worker.engine import BatchEngine
 
@@ -33,6 +33,23 @@ class Witness(BatchEngine):
     def run(self, batch):
         time.sleep(max((seconds for _, seconds in batch), default=0.0))
         return [[os.getpid(), at] for at, _ in batch]
+
+def once(name):
+    try:
+        (Path(__file__).parent / name).touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
+
+class Sticky(BatchEngine):
+    ops = ("sticky",)
+
+    def run(self, batch):
+        if "stand still" in batch and once("stood"):
+            time.sleep(600)
+        if "hold the interpreter" in batch and once("held"):
+            re.match("(a+)+b", "a" * 60)
+        return [os.getpid() for _ in batch]
 
 class Moody(BatchEngine):
     ops = ("moody",)

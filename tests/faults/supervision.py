@@ -1,6 +1,6 @@
 """What supervision promises, under load: nobody notices deaths, stops, restarts, upgrades and other numbers of workers.
 
-``python -m tests.faults.supervision [deaths] [frozen] [rolling] [crashes]`` (all of them by default)
+``python -m tests.faults.supervision [deaths] [frozen] [stuck] [rolling] [crashes]`` (all of them by default)
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 from urllib.request import urlopen
@@ -119,6 +119,51 @@ def _send(pid: int, number: signal.Signals) -> None:
         return
 
 
+STICKY = """
+[program:sticky]
+command = mlx-mesh-worker --engine mine:Sticky --name sticky-%(process_num)d
+process_name = sticky-%(process_num)d
+numprocs = 2
+priority = 200
+autorestart = unexpected
+exitcodes = 2,78
+stopwaitsecs = 40
+redirect_stderr = true
+stdout_logfile = sticky-%(process_num)d.log
+
+[group:workers]"""
+
+
+WAYS = ("stand still", "hold the interpreter")
+
+
+def stuck(mesh: LiveMesh, ways: Sequence[str] = WAYS) -> Outcome:
+    """Have a step stand still, and one that holds the interpreter; both are noticed, told by stacks, and replaced."""
+    figures: dict[str, Any] = {}
+    with Callers(mesh) as callers, Mesh(mesh.endpoint) as client:
+        client.ready(["sticky"], timeout=60)
+        for words in ways:
+            before = until(lambda: len(found := _named(mesh, "sticky")) == 2 and found, "both workers")
+            began = time.monotonic()
+            answered = client.call("sticky", words, timeout=60.0, cache=False)
+            figures[f"{words}: answered_after_s"] = round(time.monotonic() - began, 1)
+            after = until(lambda old=before: _successor(mesh, old), "a successor", 60)
+            name = next(name for name in after if after[name] != before[name])
+            assert answered in before.values()
+            assert re.search(r"thread .*most recent call first(.*\n)+?.* in run$", mesh.log(name), re.MULTILINE)
+            figures[f"{words}: replaced_after_s"] = round(time.monotonic() - began, 1)
+    return Outcome("stuck", len(callers.calls), callers.failed, figures)
+
+
+def _named(mesh: LiveMesh, prefix: str) -> dict[str, int]:
+    return {name: pid for name, pid in ready_pids(mesh).items() if name.startswith(prefix)}
+
+
+def _successor(mesh: LiveMesh, before: dict[str, int]) -> dict[str, int]:
+    now = _named(mesh, "sticky")
+    return now if now.keys() == before.keys() and now != before else {}
+
+
 def rolling(mesh: LiveMesh) -> Outcome:
     """Restart each worker by supervisorctl, all by ``mlx-mesh recycle``, then the broker; scale up and down."""
     steps: dict[str, Any] = {}
@@ -187,11 +232,15 @@ stdout_logfile = moody.log
 [group:workers]"""
 
 
-def run(name: str, kills: int, stopped_s: float) -> Outcome:
+def run(name: str, kills: int, stopped_s: float, ways: Sequence[str] = WAYS) -> Outcome:
     with live_mesh() as live:
         if name == "crashes":
             (live.dir / "broken").touch()
             return crash_loop(live)
+        if name == "stuck":
+            live.env |= {"MLX_MESH_BROKER_STALL_S": "3", "MLX_MESH_GUARD_MISSING_S": "2", "MLX_MESH_GUARD_KILL_S": "2"}
+            with witnesses(live, ("[group:workers]", STICKY)) as mesh:
+                return stuck(mesh, ways)
         with witnesses(live) as mesh:
             return {"deaths": lambda: deaths(mesh, kills), "frozen": lambda: frozen(mesh, stopped_s)}.get(
                 name, lambda: rolling(mesh)
@@ -213,7 +262,7 @@ def crash_loop(live: LiveMesh) -> Outcome:
 
 
 def main() -> int:
-    names = ["deaths", "frozen", "rolling", "crashes"]
+    names = ["deaths", "frozen", "stuck", "rolling", "crashes"]
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(names))
     parser.add_argument("--kills", type=int, default=50)

@@ -38,6 +38,13 @@ def test_an_engine_that_cannot_load_is_given_up_by_name_and_comes_back_when_it_c
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
+def test_a_step_that_holds_the_interpreter_is_told_by_its_stacks_and_replaced() -> None:
+    outcome = run("stuck", 0, 0, ways=["hold the interpreter"])
+    assert outcome.good, outcome
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
 def test_workers_that_leak_are_recycled_below_the_ceiling_and_fail_no_call() -> None:
     with live_mesh() as live:
         outcome = leak(live, 25, ceiling=300 * MIB, size=32 * 1024)

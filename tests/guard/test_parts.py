@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 import subprocess
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mlx_mesh_wire import pack_body, unpack_body
-from mlx_mesh_wire.guard_report import parse_report
+from mlx_mesh_wire.guard_report import Limit, parse_report
 from mlx_mesh_wire.settings import SettingsError, load_settings
 from mlx_mesh_worker.guard.backoff import Backoff
+from mlx_mesh_worker.guard.broker_link import with_device
 from mlx_mesh_worker.guard.listener import Event, ListenerError, Reader
+from mlx_mesh_worker.guard.main import main
 from mlx_mesh_worker.guard.reasons import reason_of
 from mlx_mesh_worker.guard.reporting import report
 from mlx_mesh_worker.guard.settings import GuardSettings, check_groups, check_settings
@@ -143,31 +146,43 @@ def test_a_report_of_everything_is_one_that_the_broker_takes() -> None:
     assert any("w-1 is recycled" in line for line in told.recent)
 
 
+def test_what_the_device_bears_is_taken_from_the_workers_unless_the_driver_tells() -> None:
+    world = World()
+    for number in range(2):
+        world.add(f"w-{number}")
+    memory = {"mlx_active": 3 * GIB, "mlx_cache": GIB, "mlx_limit": 12 * GIB}
+    workers = [worker._replace(memory=memory) for worker in world.sample().workers or ()]
+    assert [Limit("ram", 1, 2), Limit("device", 8 * GIB, 12 * GIB)] == with_device([Limit("ram", 1, 2)], workers)
+    assert [Limit("device", 1, 2)] == with_device([Limit("device", 1, 2)], workers)
+    assert [] == with_device([], [worker._replace(remote=True) for worker in workers])
+    assert [] == with_device([], list(world.sample().workers or ()))
+
+
 @pytest.fixture(scope="module")
 def mesh() -> LiveMesh:  # type: ignore[misc]
     with live_mesh() as mesh:
         yield mesh  # type: ignore[misc]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("args", "status", "words"),
+    ("args", "words"),
     [
-        (["--pause-at", "0.2"], 2, "guard.pause_at: 0.2 is not allowed"),
-        (["--reserve-bytes", "999999999999999"], 2, "guard.reserve_bytes"),
-        (["--sample-s", "soon"], 2, "--sample-s: 'soon' is not allowed"),
-        ([], 2, "start it by [eventlistener:guard]"),
+        (["--pause-at", "0.2"], "guard.pause_at: 0.2 is not allowed"),
+        (["--reserve-bytes", "999999999999999"], "guard.reserve_bytes"),
+        (["--sample-s", "soon"], "--sample-s: 'soon' is not allowed"),
+        ([], "start it by [eventlistener:guard]"),
     ],
 )
 def test_the_program_refuses_by_name_what_it_cannot_do(
-    mesh: LiveMesh, args: list[str], status: int, words: str
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, args: list[str], words: str
 ) -> None:
-    env = {name: value for name, value in mesh.env.items() if not name.startswith("SUPERVISOR_")}
-    done = subprocess.run(
-        [BIN / "mlx-mesh-guard", *args], env=env, capture_output=True, text=True, timeout=30, check=False
-    )
-    assert (status, "") == (done.returncode, done.stdout)
-    assert words in done.stderr
+    monkeypatch.delenv("SUPERVISOR_ENABLED", raising=False)
+    monkeypatch.setenv("MLX_MESH_RUN_DIR", str(tmp_path / "run"))
+    assert 2 == main(args)
+    said = capsys.readouterr()
+    assert "" == said.out
+    assert said.err.startswith("mlx-mesh-guard: ")
+    assert words in said.err
 
 
 @pytest.mark.slow

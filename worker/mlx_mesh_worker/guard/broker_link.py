@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mlx_mesh_wire import DecodeError, MeshError
 from mlx_mesh_wire.control import command
 from mlx_mesh_wire.endpoints import listening
+from mlx_mesh_wire.guard_report import Limit
 from mlx_mesh_wire.logs import log
 from mlx_mesh_wire.paths import ipc_endpoint
 from mlx_mesh_worker.guard.backoff import Backoff
@@ -105,3 +106,15 @@ def worker_samples(workers: Sequence[Mapping[str, Any]], footprints: Mapping[int
             )
         )
     return found
+
+
+def with_device(limits: list[Limit], workers: Sequence[WorkerSample]) -> list[Limit]:
+    """Return the limits, and that of the device as the workers tell it unless its driver did.
+
+    On Apple silicon nobody else can tell: it is Metal's recommended working set, and what all of them have of it.
+    """
+    here = [worker.memory for worker in workers if not worker.remote and worker.memory.get("mlx_limit")]
+    if not here or any(limit.source == "device" for limit in limits):
+        return limits
+    used = sum(memory.get("mlx_active", 0) + memory.get("mlx_cache", 0) for memory in here)
+    return [*limits, Limit("device", used, min(memory["mlx_limit"] for memory in here))]

@@ -11,7 +11,7 @@ from mlx_mesh_wire.logs import log
 from mlx_mesh_wire.wake import Wake
 from mlx_mesh_worker.guard import listener
 from mlx_mesh_worker.guard.actions import Quiet, Say, Trim
-from mlx_mesh_worker.guard.broker_link import BrokerLink, worker_samples
+from mlx_mesh_worker.guard.broker_link import BrokerLink, with_device, worker_samples
 from mlx_mesh_worker.guard.policy import decide
 from mlx_mesh_worker.guard.reporting import report
 from mlx_mesh_worker.guard.samples import Sample, Signals
@@ -119,7 +119,7 @@ class Shell:
         if workers is not None:
             self._workers = worker_samples(workers, reading.footprints)
         self._sample = Sample(
-            reading.limits,
+            with_device(reading.limits, self._workers),
             reading.signals,
             None if workers is None else self._workers,
             processes,

@@ -14,6 +14,7 @@ from mlx_mesh_worker.engines.embed.config import read_config
 from mlx_mesh_worker.engines.embed.request import parse_body
 from mlx_mesh_worker.engines.embed.tokens import TextTokenizer
 from mlx_mesh_worker.engines.mlx_cache import MlxCache
+from mlx_mesh_worker.engines.mlx_memory import figures
 from mlx_mesh_worker.model_files import find_model
 
 if TYPE_CHECKING:
@@ -135,12 +136,7 @@ class EmbedEngine(Engine):
 
     def memory(self) -> dict[str, int]:
         """Return MLX's own counters, in bytes."""
-        mx = self._mx
-        return {
-            "mlx_active": mx.get_active_memory(),
-            "mlx_cache": mx.get_cache_memory(),
-            "mlx_peak": mx.get_peak_memory(),
-        }
+        return figures(self._mx)
 
     def _compute(self, batch: list[Piece]) -> tuple[dict[bool, memoryview], list[bool]]:
         """Return the vectors as bytes, raw and normalised as needed, and which of them are finite."""

@@ -8,6 +8,7 @@ import mlx.core as mx
 from mlx_lm.models.cache import make_prompt_cache
 
 from mlx_mesh_wire import MeshOutOfMemoryError
+from mlx_mesh_worker.engines.mlx_memory import device_working_set
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,20 +51,12 @@ def kv_limit(settings: GenerateSettings) -> int:
     given = settings.kv_max_bytes
     if isinstance(given, int):
         return given
-    working_set = device_working_set()
+    working_set = device_working_set(mx)
     if working_set:
         return max(2**20, int(working_set * DEVICE_SHARE) - mx.get_active_memory())
     import psutil
 
     return max(2**20, int(psutil.virtual_memory().available * HOST_SHARE))
-
-
-def device_working_set() -> int:
-    """Return the bytes that the device recommends to use; 0 where it does not say."""
-    if not (mx.metal.is_available() or mx.cuda.is_available()):
-        return 0
-    info: dict[str, Any] = dict(mx.device_info())
-    return int(info.get("max_recommended_working_set_size") or info.get("total_memory") or info.get("memory_size") or 0)
 
 
 def apply_limits(settings: GenerateSettings) -> None:
@@ -73,7 +66,7 @@ def apply_limits(settings: GenerateSettings) -> None:
         mx.set_cache_limit(limit if isinstance(limit, int) else _cache_limit())
     wired = settings.wired_limit
     if wired != "off" and mx.metal.is_available():
-        mx.set_wired_limit(wired if isinstance(wired, int) else device_working_set())
+        mx.set_wired_limit(wired if isinstance(wired, int) else device_working_set(mx))
 
 
 def too_large(needed: int, limit: int, tokens: int) -> MeshOutOfMemoryError:
@@ -91,7 +84,7 @@ def too_full(needed: int, limit: int, taken: int) -> MeshOutOfMemoryError:
 def _cache_limit() -> int:
     import psutil
 
-    total = device_working_set() or psutil.virtual_memory().total
+    total = device_working_set(mx) or psutil.virtual_memory().total
     return max(CACHE_MIN, int(total * CACHE_SHARE))
 
 

@@ -15,6 +15,7 @@ from mlx_mesh_worker.engines.generate.request import parse_body
 from mlx_mesh_worker.engines.generate.row import Row
 from mlx_mesh_worker.engines.generate.settings import GenerateSettings
 from mlx_mesh_worker.engines.mlx_cache import MlxCache
+from mlx_mesh_worker.engines.mlx_memory import figures
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -141,11 +142,8 @@ class GenerateEngine(Engine):
 
     def memory(self) -> dict[str, int]:
         """Return MLX's own counters and what key-value caches take, in bytes."""
-        mx = self._mx
         return {
-            "mlx_active": mx.get_active_memory(),
-            "mlx_cache": mx.get_cache_memory(),
-            "mlx_peak": mx.get_peak_memory(),
+            **figures(self._mx),
             "kv": sum(served.texts.nbytes for served in self._models),
             "prefix_cache": sum(served.texts.prefixes.nbytes for served in self._models),
         }

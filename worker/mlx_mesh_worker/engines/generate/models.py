@@ -11,10 +11,11 @@ import mlx.core as mx
 from mlx_mesh_wire import MeshOutOfMemoryError
 from mlx_mesh_wire.logs import log
 from mlx_mesh_worker.engine import EngineLoadError
-from mlx_mesh_worker.engines.generate.budget import device_working_set, kv_limit
+from mlx_mesh_worker.engines.generate.budget import kv_limit
 from mlx_mesh_worker.engines.generate.loader import load_model
 from mlx_mesh_worker.engines.generate.scheduler import Scheduler
 from mlx_mesh_worker.engines.generate.single import SingleFile
+from mlx_mesh_worker.engines.mlx_memory import device_working_set
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -164,7 +165,7 @@ def _counts(served: Served) -> dict[str, int]:
 
 def _free() -> int:
     """Return the bytes that may still be taken."""
-    working_set = device_working_set()
+    working_set = device_working_set(mx)
     if working_set:
         return working_set - mx.get_active_memory()
     import psutil
