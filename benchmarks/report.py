@@ -17,7 +17,7 @@ BEGIN = "<!-- results: written by python -m benchmarks report -->"
 END = "<!-- end of results -->"
 SHORT_BEGIN = "<!-- figures: written by python -m benchmarks report -->"
 SHORT_END = "<!-- end of figures -->"
-ORDER = ("rpc", "embed", "generate", "coldstart", "scale")
+ORDER = ("rpc", "embed", "generate", "coldstart", "scale", "guard")
 GIB = 1024**3
 
 

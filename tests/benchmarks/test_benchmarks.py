@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import coldstart, report
+from benchmarks import coldstart, guard, report
 from benchmarks.embed.tally import Tally
 from benchmarks.embed.texts import TEXTS_PER_REQUEST, requests, texts
 from benchmarks.figures import by_peer, latency_summary, median_of_ratios, percentile, slope
@@ -210,3 +210,18 @@ def test_a_benchmark_that_does_not_exist_is_refused() -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert 2 == done.returncode
     assert "rcp: no such benchmark" in done.stderr
+
+
+def test_the_guard_is_held_to_its_budget_and_compared_where_its_peer_is_installed() -> None:
+    ours, theirs = guard.Cost(0.4, 4.0, 30.0), guard.Cost(2.0, 100.0, 24.0)
+    both = guard.targets({guard.GUARD: ours, guard.MEMMON: theirs})
+    assert [("met", 0.4), ("met", 30.0), ("met", 0.04)] == [(line.verdict, line.figure) for line in both]
+    assert ["met", "met", "not measured"] == [line.verdict for line in guard.targets({guard.GUARD: ours})]
+    assert "missed" == guard.targets({guard.GUARD: ours._replace(share=1.01)})[0].verdict
+
+
+@pytest.mark.slow
+def test_what_the_guard_costs_is_measured_under_a_real_supervisord() -> None:
+    found = guard.measure(2, 2.0)
+    assert 10 < found[guard.GUARD].mib < 80
+    assert 0 <= found[guard.GUARD].share < 50
