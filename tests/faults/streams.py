@@ -1,16 +1,18 @@
 """Texts are generated while their workers are killed; each must end normally and equal that of an undisturbed run.
 
-``python -m tests.faults.streams --streams 16 --kills 20 [--storm] [--broker]``
+``python -m tests.faults.streams --streams 16 --kills 20 [--storm] [--broker] [--hurry]``
 
 In each round all streams run and one worker that generates is killed. ``--storm`` kills again and again within a round,
 as soon as all workers are back, so that some streams meet two deaths before they could get on and count as poison;
-``--broker`` kills the broker instead.
+``--broker`` kills the broker instead; with ``--hurry`` the worker is told to leave at once, as by a recycle whose time
+is up, and hands its streams back.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import os
 import random
 import signal
@@ -75,8 +77,8 @@ class Mesh:
         self._broker.wait()
         return True
 
-    async def kill_one(self, client: AsyncMesh, chance: random.Random) -> bool:
-        """Kill a worker that generates, if another can take over: two deaths in a row look like poison."""
+    async def end_one(self, client: AsyncMesh, chance: random.Random, hurry: bool) -> bool:
+        """End a worker that generates, if another can take over: two deaths in a row look like poison."""
         status = await client.status()
         if sum(worker["state"] == "ready" for worker in status["workers"]) < WORKERS:
             return False
@@ -85,7 +87,12 @@ class Mesh:
         found = sorted(set(busy) & own)
         if not found:
             return False
-        os.kill(chance.choice(found), signal.SIGKILL)
+        chosen = chance.choice(found)
+        os.kill(chosen, signal.SIGTERM if hurry else signal.SIGKILL)
+        if hurry:
+            await asyncio.sleep(0.02)  # Two signals of a kind at once are one.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(chosen, signal.SIGTERM)
         return True
 
 
@@ -112,7 +119,16 @@ async def tell(client: AsyncMesh, number: int, gaps: list[float], count: int) ->
     return Story("".join(chunk.text for chunk in chunks), tokens, generation.result)
 
 
-async def run(live: LiveMesh, model: Path, streams: int, kills: int, *, storm: bool, broker: bool) -> Outcome:
+async def run(
+    live: LiveMesh,
+    model: Path,
+    streams: int,
+    kills: int,
+    *,
+    storm: bool = False,
+    broker: bool = False,
+    hurry: bool = False,
+) -> Outcome:
     chance = random.Random(7)
     count = TOKENS_STORM if storm else TOKENS
     mesh = Mesh(live, model)
@@ -131,7 +147,7 @@ async def run(live: LiveMesh, model: Path, streams: int, kills: int, *, storm: b
             here = 0
             while done < kills and (storm or not here) and not all(task.done() for task in tasks):
                 await asyncio.sleep(chance.uniform(0.1, 0.8))
-                if mesh.kill_broker() if broker else await mesh.kill_one(client, chance):
+                if mesh.kill_broker() if broker else await mesh.end_one(client, chance, hurry):
                     here += 1
                     done += 1
             for number, story in enumerate(await asyncio.gather(*tasks, return_exceptions=True)):
@@ -156,10 +172,13 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--storm", action="store_true", help="kill again within a round")
     parser.add_argument("--broker", action="store_true", help="kill the broker instead of workers")
+    parser.add_argument("--hurry", action="store_true", help="have workers leave at once instead of killing them")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, live_mesh() as live:
         model = make_llama(Path(folder) / "tiny-llama", "tiny")
-        outcome = asyncio.run(run(live, model, args.streams, args.kills, storm=args.storm, broker=args.broker))
+        outcome = asyncio.run(
+            run(live, model, args.streams, args.kills, storm=args.storm, broker=args.broker, hurry=args.hurry)
+        )
     print(outcome)
     return 1 if outcome.different else 0
 

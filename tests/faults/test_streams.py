@@ -14,10 +14,10 @@ from tests.live import live_mesh
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("broker", [False, True], ids=["workers", "broker"])
-def test_streams_end_with_the_same_text_whatever_is_killed(tmp_path: Path, broker: bool) -> None:
+@pytest.mark.parametrize("how", [{}, {"broker": True}, {"hurry": True}], ids=["workers", "broker", "hurry"])
+def test_streams_end_with_the_same_text_whatever_ends(tmp_path: Path, how: dict[str, bool]) -> None:
     model = make_llama(tmp_path / "tiny-llama", "tiny")
     with live_mesh() as live:
-        outcome = asyncio.run(run(live, model, streams=16, kills=2, storm=False, broker=broker))
+        outcome = asyncio.run(run(live, model, streams=16, kills=2, **how))
     assert (2, 0) == (outcome.kills, outcome.different)
     assert outcome.moved > 0
