@@ -185,7 +185,9 @@ def _fault_text(method: str, fault: xmlrpc.client.Fault) -> str:
     if fault.faultCode == UNKNOWN_METHOD and method.startswith("mlx_mesh."):
         return NO_PLUGIN.format(method)
     name, _, text = fault.faultString.partition(": ")
-    return text or name.lower().replace("_", " ")
+    if text and method.startswith("mlx_mesh."):
+        return text
+    return ": ".join(filter(None, (name.lower().replace("_", " "), text)))  # supervisord's own names no more than that
 
 
 def _without_plugin(process: dict[str, Any], command: str) -> dict[str, Any]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 SETTINGS = {
     "broker": ("mlx_mesh_broker.settings", "BrokerSettings"),
     "worker": ("mlx_mesh_worker.settings", "WorkerSettings"),
+    "guard": ("mlx_mesh_worker.guard.settings", "GuardSettings"),
     "generate": ("mlx_mesh_worker.engines.generate.settings", "GenerateSettings"),
 }
 """Section of ``mesh.toml`` to where its fields are described. By name: a client does without broker and worker."""
@@ -28,8 +29,8 @@ SETTINGS = {
 
 MORE = """\
 A later one wins: mesh.toml ($MLX_MESH_CONFIG, or the one in this folder, or in ~/.mlx-mesh), variables such as
-MLX_MESH_BROKER_LOG_LEVEL, flags of mlx-mesh-broker and mlx-mesh-worker. A mesh that is running keeps the settings that
-it was started with.
+MLX_MESH_BROKER_LOG_LEVEL, flags of mlx-mesh-broker, mlx-mesh-worker and mlx-mesh-guard. A mesh that is running keeps
+the settings that it was started with.
 
 examples:
   mlx-mesh config                      what a mesh would be started with here

@@ -12,9 +12,10 @@ RECENT_MAX = 5
 NOTABLE = 1.1
 """A footprint that differs by less than that from what the worker says itself is not worth a column."""
 
+AT_REST = {"psi_some": 1.0, "psi_full": 1.0, "level": 1.0}
+"""Up to there a signal of the operating system is not worth a word; others up to 0. The first two are percentages."""
+
 IN_BYTES = "swap_used"
-LEVEL, LEVEL_AT_REST = "level", 1
-"""Signals that are no percentages. macOS calls the normal level 1."""
 
 
 def memory(status: dict[str, Any]) -> str:
@@ -69,7 +70,7 @@ def _pressure(report: dict[str, Any]) -> str:
 
 def _signal(name: str, value: float) -> str:
     """Return what the operating system says, unless it is at rest."""
-    if value <= (LEVEL_AT_REST if name == LEVEL else 0):
+    if value <= AT_REST.get(name, 0.0):
         return ""
     return f"{name} {size(value) if name == IN_BYTES else f'{value:g}'}"
 

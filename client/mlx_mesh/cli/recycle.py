@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mlx_mesh.cli.arguments import add_parser, add_timeout, seconds
 from mlx_mesh.cli.arriving import LOOK_EVERY_S, READY, local_workers, wait_until_serving
 from mlx_mesh.cli.connect import require_broker
-from mlx_mesh.cli.merged import ALIVE
+from mlx_mesh.cli.merged import ALIVE, by_number
 from mlx_mesh.cli.output import EXIT_OK, CommandError, count, fail, note, say
 from mlx_mesh.cli.up import READY_WITHIN_S
 from mlx_mesh_wire.control import command
@@ -63,6 +63,7 @@ def run(args: argparse.Namespace) -> int:
     require_broker(control=True)
     supervisor = Supervisor(run_dir())
     processes = [process for process in supervisor.look() if process["worker"] and not never_started(process)]
+    processes.sort(key=lambda process: by_number(process["name"]))
     if args.all:
         chosen = [process for process in processes if process["statename"] in ALIVE]
     else:

@@ -20,7 +20,8 @@ from mlx_mesh.cli.supervise.leaving import START, call_off, promised
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-POLL_S = 0.05
+OFTEN_S, ALWAYS_S = 0.05, 0
+"""How long supervisord waits before it asks again whether all, or one, have stopped; its own values."""
 
 
 class Stops:
@@ -57,7 +58,7 @@ class Stops:
     def _stop(self, processes: list[Any], *, wait: bool) -> Any:
         pairs = [(process.group, process) for process in processes]
         stop_all = make_allfunc(pairs, _can_stop, self._stop_or_wait, wait=wait)
-        stop_all.delay = POLL_S
+        stop_all.delay = OFTEN_S
         stop_all.rpcinterface = self._namespace
         return stop_all
 
@@ -108,6 +109,6 @@ def _until_stopped(process: Any, namespace: Any) -> Callable[[], object]:
         process.stop_report()
         return True if process.get_state() in STOPPED_STATES else NOT_DONE_YET
 
-    on_wait.delay = POLL_S  # type: ignore[attr-defined]
+    on_wait.delay = ALWAYS_S  # type: ignore[attr-defined]
     on_wait.rpcinterface = namespace  # type: ignore[attr-defined]
     return on_wait
