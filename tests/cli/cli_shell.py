@@ -9,7 +9,9 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from mlx_mesh import Mesh, MeshError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,6 +79,17 @@ class Shell:
         errors = done.stderr.decode()
         assert (done.returncode, "Traceback" in errors) == (status, False), errors
         return errors
+
+    def workers(self) -> dict[str, dict[str, Any]]:
+        """Return what the broker says of each worker, by its name; nothing while it does not answer.
+
+        Not by ``mlx-mesh status``: those who ask again and again would keep a core busy with starting Python.
+        """
+        try:
+            with Mesh(f"ipc://{self.run_dir}/frontend.sock") as client:
+                return {worker["name"]: worker for worker in client.status()["workers"]}
+        except MeshError:
+            return {}
 
     def supervisorctl(self, *args: object) -> str:
         """Run ``supervisorctl`` with the conf of the checkout, return its output."""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 CTRL_C = "\x03"
 CTRL_D = "\x04"
+AGAIN_S = 5.0
 
 
 class Terminal:
@@ -41,9 +42,24 @@ class Terminal:
         """Press these keys."""
         os.write(self._master, text.encode())
 
-    def until(self, text: str, more: int = 0) -> str:
-        """Return what was shown since the last call up to this text, and so many bytes behind it."""
+    def interrupt(self, text: str) -> str:
+        """Press Ctrl-C at a prompt until this text is shown.
+
+        While Python shows a key that was typed, which takes long on a busy machine, it notes a signal and heeds it with
+        the next key only.
+        """
         deadline = time.monotonic() + PATIENCE_S
+        while True:
+            self.type(CTRL_C)
+            try:
+                return self.until(text, patience_s=AGAIN_S)
+            except AssertionError:
+                if time.monotonic() > deadline:
+                    raise
+
+    def until(self, text: str, more: int = 0, patience_s: float = PATIENCE_S) -> str:
+        """Return what was shown since the last call up to this text, and so many bytes behind it."""
+        deadline = time.monotonic() + patience_s
         while True:
             end = self._shown.find(text.encode()) + len(text.encode()) + more
             if text.encode() in self._shown and len(self._shown) >= end:

@@ -24,8 +24,7 @@ def client(shell: Shell) -> Mesh:
 
 
 def generate_worker(shell: Shell) -> dict[str, object]:
-    workers = json.loads(shell.good("status", "--json"))["workers"]
-    return next((worker for worker in workers if worker["name"] == "generate-0"), {})
+    return shell.workers().get("generate-0", {})
 
 
 def test_without_a_model_text_is_off_and_nobody_is_troubled_by_it(mesh: Shell):
@@ -180,15 +179,14 @@ def test_ctrl_c_ends_the_answer_and_what_was_said_of_it_stays(text_mesh: Shell, 
     screen.until("> ")
     screen.type("half a line")
     screen.until("half a line")
-    screen.type(CTRL_C)
-    screen.until("> ")
+    screen.interrupt("> ")
     screen.type("hello\n")
     screen.until("hello\r\n", more=60)
     screen.type(CTRL_C)
     screen.until("(cancelled)")
     screen.until("> ")
     assert screen.process.poll() is None
-    wait_for(lambda: generate_worker(text_mesh)["in_flight"] == 0, "the worker to be free")
+    wait_for(lambda: generate_worker(text_mesh).get("in_flight") == 0, "the worker to be free")
     screen.type("and then\n")
     shown = screen.until("ended by length")
     # What was read: both messages, and the part of an answer between them.
@@ -234,4 +232,4 @@ def test_ctrl_c_ends_the_command(text_mesh: Shell, terminal: Callable[..., Termi
     screen.type(CTRL_C)
     assert "interrupted" in screen.until("interrupted")
     assert screen.process.wait(30) == 130
-    wait_for(lambda: generate_worker(text_mesh)["in_flight"] == 0, "the worker to be free")
+    wait_for(lambda: generate_worker(text_mesh).get("in_flight") == 0, "the worker to be free")

@@ -110,7 +110,7 @@ def test_a_deadline_ends_the_call_with_its_type_and_stops_the_worker(live: LiveM
     began = time.monotonic()
     with pytest.raises(DeadlineExceededError) as caught:
         mesh.call("hang", "late", timeout=0.3)
-    assert 0.3 <= time.monotonic() - began < 3.0
+    assert 0.29 <= time.monotonic() - began < 3.0  # the broker is told whole milliseconds
     assert (caught.value.code, caught.value.retryable) == ("DEADLINE_EXCEEDED", False)
     assert isinstance(caught.value, TimeoutError)
     until(lambda: "cancel late" in said(live), "the worker to stop")
