@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 
 def workers(shell: Shell) -> dict[str, int]:
     """Return the pids of the workers that are ready."""
-    done = shell.mesh("status", "--json")
-    found = json.loads(done.stdout)["workers"] if done.returncode == 0 else []
-    return {worker["name"]: worker["pid"] for worker in found if worker["state"] == "ready"}
+    return {name: worker["pid"] for name, worker in shell.workers().items() if worker["state"] == "ready"}
 
 
 def alive(pid: int) -> bool:
