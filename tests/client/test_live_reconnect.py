@@ -28,7 +28,7 @@ def test_a_first_call_without_a_broker_fails_within_its_timeout_and_says_what_to
         began = time.monotonic()
         with pytest.raises(DeadlineExceededError, match="start one with `mlx-mesh up`") as caught:
             call()  # type: ignore[operator]
-        assert timeout_s <= time.monotonic() - began < timeout_s + 1.5
+        assert timeout_s <= time.monotonic() - began < timeout_s + 4.0
         assert own.endpoint in caught.value.message
         assert "MLX_MESH_ENDPOINT" in caught.value.message
 
