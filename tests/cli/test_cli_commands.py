@@ -36,7 +36,8 @@ def test_status_in_json_has_what_scripts_need(mesh: Shell):
     status = json.loads(mesh.good("status", "--json"))
     assert {"epoch", "uptime_s", "workers", "queues", "limits", "counters", "processes"} <= set(status)
     assert [worker["slots"] > 0 for worker in status["workers"]] == [True, True]
-    assert {process["name"] for process in status["processes"]} == {"broker", "embed-0", "embed-1", "generate-0"}
+    names = {process["name"] for process in status["processes"]}
+    assert names == {"broker", "guard", "embed-0", "embed-1", "generate-0"}
 
 
 def test_status_again_and_again_tells_the_rate(mesh: Shell):

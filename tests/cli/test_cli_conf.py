@@ -35,6 +35,8 @@ def test_every_log_is_rotated(conf: RawConfigParser):
         if name.startswith("program:"):
             assert conf[name]["stdout_logfile_maxbytes"] == "10MB"
             assert 0 < int(conf[name]["stdout_logfile_backups"]) < 10
+    assert conf["eventlistener:guard"]["stderr_logfile_maxbytes"] == "10MB"
+    assert 0 < int(conf["eventlistener:guard"]["stderr_logfile_backups"]) < 10
     assert conf["supervisord"]["logfile_maxbytes"] == "10MB"
 
 
@@ -60,8 +62,16 @@ def test_text_is_off_until_one_line_names_a_model(conf: RawConfigParser):
     assert (TOP / "supervisord.conf").read_text().count("\n;environment = MLX_MESH_GENERATE_MODEL=") == 1
 
 
-def test_the_broker_is_started_first_and_stopped_last(conf: RawConfigParser):
-    assert int(conf["program:broker"]["priority"]) < int(conf["group:workers"]["priority"])
+def test_the_broker_is_started_first_and_stopped_last_and_the_guard_is_next(conf: RawConfigParser):
+    order = [int(conf[name]["priority"]) for name in ("program:broker", "eventlistener:guard", "group:workers")]
+    assert order == sorted(set(order))
+
+
+def test_a_guard_that_is_told_nonsense_is_not_started_again_and_again(conf: RawConfigParser):
+    from mlx_mesh_worker.guard.main import EXIT_CONFIG, EXIT_USAGE
+
+    assert conf["eventlistener:guard"]["exitcodes"] == f"{EXIT_USAGE},{EXIT_CONFIG}"
+    assert conf["eventlistener:guard"]["autorestart"] == "unexpected"
 
 
 def test_two_workers_bear_the_names_that_the_broker_shows(conf: RawConfigParser):

@@ -28,7 +28,7 @@ def generate_worker(shell: Shell) -> dict[str, object]:
 
 
 def test_without_a_model_text_is_off_and_nobody_is_troubled_by_it(mesh: Shell):
-    wait_for(lambda: mesh.supervisorctl("status").count("RUNNING") == 3, "the others")
+    wait_for(lambda: mesh.supervisorctl("status").count("RUNNING") == 4, "the others")
     shown = mesh.supervisorctl("status")
     assert "Not started" in next(line for line in shown.splitlines() if "generate-0" in line)
     assert "generate-0" not in mesh.good("status")

@@ -51,7 +51,7 @@ def test_supervisord_alone_serves_a_user_who_never_had_a_mesh(make_shell: Callab
 def test_supervisorctl_acts_on_the_mesh_of_the_run_directory(make_shell: Callable[..., Shell], echo_conf: Path):
     shell = make_shell()
     assert shell.run("supervisord", "-c", echo_conf).returncode == 0
-    wait_for(lambda: shell.supervisorctl("status").count("RUNNING") == 3, "three processes")
+    wait_for(lambda: shell.supervisorctl("status").count("RUNNING") == 4, "four processes")
     assert "broker_ready" in shell.supervisorctl("tail", "broker")
     assert "workers:embed-1: stopped" in shell.supervisorctl("stop", "workers:embed-1")
     wait_for(lambda: set(workers(shell)) == {"embed-0"}, "one worker")

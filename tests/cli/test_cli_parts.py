@@ -194,6 +194,12 @@ def test_the_demo_has_hundreds_of_paragraphs_of_both_kinds():
         ["chat", "--logprobs"],
         ["up", "--timeout", "-5"],
         ["down", "--timeout", "soon"],
+        ["scale", "workers"],
+        ["scale", "workers", "0"],
+        ["scale", "workers", "257"],
+        ["scale", "workers", "many"],
+        ["recycle"],
+        ["recycle", "embed-0", "--all"],
         ["status", "--watch", "0"],
         ["status", "--watch", "soon"],
     ],
@@ -205,7 +211,10 @@ def test_wrong_usage_ends_with_2_and_says_how_it_is_used(argv: list[str], capsys
     assert "usage: mlx-mesh" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["up", "down", "status", "embed", "generate", "chat", "drain", "bench", "config"])
+COMMANDS = ["up", "down", "status", "embed", "generate", "chat", "drain", "recycle", "scale", "bench", "config"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_the_help_of_a_command_is_plain_text_with_examples_or_what_its_output_means(
     command: str, capsys: pytest.CaptureFixture[str]
 ):
