@@ -1,6 +1,8 @@
 """Workers that leak MLX memory under a ceiling, with callers throughout: recycled in time, and nobody notices.
 
-``python -m tests.faults.leak --minutes 10``
+``python -m tests.faults.leak --minutes 10 [--cgroup]``
+
+With ``--cgroup`` the bound is that of a real control group, in which supervisord and all that it runs live.
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import subprocess
 import sys
 import threading
 import time
@@ -18,14 +21,13 @@ from typing import Any, NamedTuple
 import psutil
 
 from mlx_mesh import AsyncMesh, Mesh, MeshError
+from tests.faults.callers import PAUSE_S, changed_conf
 from tests.faults.soak import supervisor
-from tests.live import LiveMesh, live_mesh
+from tests.guard.control_group import limited_group
+from tests.live import BIN, LiveMesh, live_mesh
 
-TOP = Path(__file__).parents[2]
 MIB = 1024 * 1024
 SAMPLE_S = 0.05
-PAUSE_S = 0.02
-"""Of a caller between two calls: eight of them keep the workers busy and not saturated."""
 
 ENGINE = """
 import time
@@ -58,15 +60,6 @@ class Outcome(NamedTuple):
     highest_share: float
     p99_usual_ms: float
     p99_recycling_ms: float
-
-
-def conf_with_engine(mesh: LiveMesh, engine: str, workers: int = 2) -> Path:
-    """Write a conf whose workers serve an engine of the module ``mine``."""
-    text = (TOP / "supervisord.conf").read_text()
-    changed = text.replace("--engine embed", f"--engine {engine}").replace("numprocs = 2", f"numprocs = {workers}")
-    path = mesh.dir / "changed.conf"
-    path.write_text(changed)
-    return path
 
 
 class Watcher(threading.Thread):
@@ -131,12 +124,19 @@ def percentile(values: list[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
 
 
-def leak(mesh: LiveMesh, seconds: float, *, ceiling: int, size: int, callers: int = 8) -> Outcome:
-    """Run workers that keep ``size`` bytes of every call under a ceiling, with callers throughout."""
+def leak(
+    mesh: LiveMesh, seconds: float, *, ceiling: int, size: int, callers: int = 8, group: Path | None = None
+) -> Outcome:
+    """Run workers that keep ``size`` bytes of every call under a ceiling, or in a group, with callers throughout."""
     mesh.engine(ENGINE)
-    mesh.env["MLX_MESH_GUARD_CEILING_BYTES"] = str(ceiling)
     mesh.env["MLX_MESH_GUARD_COOLDOWN_S"] = "5"
-    supervisor(mesh, "up", "--detach", "--conf", str(conf_with_engine(mesh, "mine:Leaky")))
+    conf = changed_conf(mesh, ("--engine embed", "--engine mine:Leaky"))
+    if group is None:
+        mesh.env["MLX_MESH_GUARD_CEILING_BYTES"] = str(ceiling)
+        supervisor(mesh, "up", "--detach", "--conf", str(conf))
+    else:
+        start = f"echo $$ > {group}/cgroup.procs && exec {BIN}/mlx-mesh up --detach --conf {conf}"
+        subprocess.run(["sh", "-c", start], env=mesh.env, check=True, stdout=subprocess.DEVNULL, timeout=120)
     watcher = Watcher(mesh)
     try:
         watcher.start()
@@ -161,9 +161,13 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--ceiling", type=int, default=700, help="MiB that both workers may take together")
     parser.add_argument("--size", type=int, default=64 * 1024, help="bytes that each call leaks")
+    parser.add_argument("--cgroup", action="store_true", help="have a control group bound it; needs root")
     args = parser.parse_args()
-    with live_mesh() as mesh:
-        outcome = leak(mesh, 60 * args.minutes, ceiling=args.ceiling * MIB, size=args.size)
+    ceiling = args.ceiling * MIB
+    with live_mesh() as mesh, limited_group(ceiling) if args.cgroup else contextlib.nullcontext() as group:
+        if args.cgroup and group is None:
+            parser.error("no control group can be made here")
+        outcome = leak(mesh, 60 * args.minutes, ceiling=ceiling, size=args.size, group=group)
         print(mesh.log("guard")[-4000:])
     print(outcome)
     good = not outcome.failed and outcome.highest_share < 1 and sum(outcome.recycles.values()) > 0

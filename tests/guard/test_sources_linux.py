@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from mlx_mesh_wire.guard_report import Limit
-from mlx_mesh_worker.guard.sources.linux import V1, V2, Linux, Version
+from mlx_mesh_worker.guard.sources.linux import Linux
+from tests.guard.control_group import limited_group
 
 MIB = 1 << 20
 UNLIMITED_V1 = "9223372036854771712\n"
@@ -200,34 +200,13 @@ print(*Linux().cgroup())
 """
 
 
-def real_groups() -> Iterator[tuple[Version, Path]]:
-    """Yield where a group can be made: version 1 first, since that is where memory is counted if there are both."""
-    for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines():
-        folder, _, system = line.split(" ")[4], *line.partition(" - ")[1:]
-        if system.startswith("cgroup ") and "memory" in system.split(" ")[2].split(","):
-            yield V1, Path(folder)
-    for folder in (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified")):
-        control = folder / "cgroup.subtree_control"
-        if control.exists() and "memory" in control.read_text(encoding="ascii").split():
-            yield V2, folder
-
-
 @pytest.fixture
 def real_group() -> Iterator[Path]:
     """Make a control group that is limited to 256 MiB, as only the owner of the machine can."""
-    if sys.platform != "linux" or os.geteuid() != 0:
-        pytest.skip("needs root on Linux")
-    for version, folder in real_groups():
-        made = folder / f"mlx-mesh-test-{os.getpid()}"
-        try:
-            made.mkdir()
-            (made / version.limits[0]).write_text(str(256 * MIB), encoding="ascii")
-        except OSError:
-            continue
-        yield made
-        made.rmdir()
-        return
-    pytest.skip("no control group can be made here")
+    with limited_group(256 * MIB) as group:
+        if group is None:
+            pytest.skip("no control group can be made here")
+        yield group
 
 
 @pytest.mark.slow
