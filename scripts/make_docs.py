@@ -20,6 +20,7 @@ from mlx_mesh_broker.core.lifecycle import TRANSITIONS, Turn, WorkerState
 from mlx_mesh_broker.settings import BrokerSettings
 from mlx_mesh_wire.settings import kinds
 from mlx_mesh_worker.engines.generate.settings import GenerateSettings
+from mlx_mesh_worker.guard.settings import GuardSettings
 from mlx_mesh_worker.settings import WorkerSettings
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "broker settings": lambda: table_of_settings(BrokerSettings),
     "worker settings": lambda: table_of_settings(WorkerSettings),
     "generate settings": lambda: table_of_settings(GenerateSettings),
+    "guard settings": lambda: table_of_settings(GuardSettings),
 }
 
 

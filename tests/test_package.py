@@ -113,7 +113,7 @@ def test_a_name_that_is_not_there_is_an_attribute_error(installed: Installed) ->
     assert "AttributeError: module 'mlx_mesh' has no attribute 'Nothing'" in failed.stderr
 
 
-@pytest.mark.parametrize("program", ["mlx-mesh", "mlx-mesh-broker", "mlx-mesh-worker"])
+@pytest.mark.parametrize("program", ["mlx-mesh", "mlx-mesh-broker", "mlx-mesh-worker", "mlx-mesh-guard"])
 def test_each_program_is_there(installed: Installed, program: str) -> None:
     assert (installed.bin / program).exists()
 
@@ -122,7 +122,8 @@ def test_the_command_tells_its_version_and_what_it_can_do(installed: Installed) 
     version = installed.run("mlx-mesh", "--version").stdout
     assert installed.wheel.name.split("-")[1] in version
     text = installed.run("mlx-mesh", "--help").stdout
-    assert [] == [name for name in ("up", "down", "status", "embed", "drain", "bench", "config") if name not in text]
+    commands = ("up", "down", "status", "embed", "drain", "recycle", "scale", "bench", "config")
+    assert [] == [name for name in commands if name not in text]
     for name in ("up", "embed", "status"):
         assert "usage: mlx-mesh" in installed.run("mlx-mesh", name, "--help").stdout
 
