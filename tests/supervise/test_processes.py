@@ -154,6 +154,7 @@ def test_a_real_change_of_the_file_makes_the_group_what_the_file_says(console: C
     assert "mixed: changed" in console.ctl("reread")
     assert "mixed: updated process group" in console.ctl("update")
     assert set(console.states("mixed")) == {"gated-0", "plain"}
+    console.wait_running("mixed:plain")  # by then the other has become its program too, and has its environment
     assert environment(console.pid("mixed:gated-0"))["OWN"] == "changed 0"
 
 
