@@ -228,3 +228,16 @@ def test_it_is_known_who_drained_a_worker_until_it_is_back() -> None:
     worker.returning()
     assert [("ready", "")] == drained_by(mesh)
     assert ["guard", "worker"] == [each["by"] for each in fields(mesh, "worker_draining")]
+
+
+def test_a_guard_drains_workers_of_its_own_machine_only_whatever_others_are_called() -> None:
+    mesh = Harness()
+    near, far = mesh.worker("w"), mesh.worker("far", machine="elsewhere")
+    far.describe(name="w")
+    far.returning()
+    near.take(), far.take()
+    mesh.feed(events.Drain("w", True, "guard"))
+    assert [("draining", "guard"), ("ready", "")] == drained_by(mesh)
+    assert ([messages.Quiet(True)], []) == ([message for message, _ in near.take()], far.take())
+    mesh.feed(events.Drain("w", True))
+    assert [("draining", "operator")] * 2 == drained_by(mesh)

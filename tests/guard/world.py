@@ -21,6 +21,7 @@ class Process:
 
     name: str
     group: str
+    op: str = "op"
     base_mib: float = 200.0
     leak_mib_s: float = 0.0
     load_s: float = 2.0
@@ -76,7 +77,7 @@ class World:
         process.drained_by = ""
         process.frozen = process.stalled = process.restarting = False
 
-    def add(self, name: str, group: str = "workers", **how: float) -> Process:
+    def add(self, name: str, group: str = "workers", **how: float | str) -> Process:
         process = Process(name, group, **how)  # type: ignore[arg-type]
         self.processes.append(process)
         self.spawn(process)
@@ -120,7 +121,7 @@ class World:
         elif process.stalled and ready:
             state = "stalled"
         held = 1 if process.drained_at is None or self.now < process.drained_at else 0
-        serves = frozenset({("op", process.group)})
+        serves = frozenset({(process.op, process.group)})
         return WorkerSample(
             process.name,
             process.pid,
@@ -134,6 +135,28 @@ class World:
             int(process.footprint * MIB),
             {"rss_ready": int(process.base_mib * MIB)} if ready else {},
         )
+
+    def new_guard(self) -> None:
+        """Have the guard die: its successor remembers nothing."""
+        self.state = State(self.settings)
+
+    def new_broker(self) -> None:
+        """Have the broker die: its successor knows of nobody that he drains but of those that were told to leave."""
+        for process in self.processes:
+            if process.state == "RUNNING":
+                process.drained_at, process.drained_by = None, ""
+
+    def serving(self, op: str = "op", group: str = "workers") -> list[str]:
+        """Return who would be given a call."""
+        return [
+            p.name
+            for p in self.processes
+            if (p.op, p.group) == (op, group)
+            and p.state == "RUNNING"
+            and p.drained_at is None
+            and self.now >= p.ready_at
+            and not (p.frozen or p.stalled)
+        ]
 
     def step(self) -> list[Action]:
         self.now += 1.0
@@ -195,7 +218,8 @@ class World:
 
     def _add_stand_in(self, beside: Process) -> None:
         number = max(int(p.name.rpartition("-")[2]) for p in self.processes if p.group == beside.group) + 1
-        added = Process(f"{beside.group}-{number}", beside.group, beside.base_mib, 0.0, beside.load_s, stand_in=True)
+        name = f"{beside.group}-{number}"
+        added = Process(name, beside.group, beside.op, beside.base_mib, 0.0, beside.load_s, stand_in=True)
         added.broken = self.stand_ins_break
         self.processes.append(added)
         self.spawn(added)

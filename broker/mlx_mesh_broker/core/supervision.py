@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from mlx_mesh_broker.core.guard import GUARD_LEASE_S
 from mlx_mesh_broker.core.lifecycle import Turn, WorkerState
+from mlx_mesh_broker.core.liveness import GUARD
 from mlx_mesh_wire.messages import Lane, Quiet, Trim
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ class Supervision:
     def drain(self, event: Drain) -> None:
         """Drain workers, or have them serve again."""
         for worker in self._named(event.name):
+            if event.by == GUARD and worker.remote:
+                continue  # Another machine has workers of the same names: it would stay drained, with nobody to end it.
             self._state.to_worker(worker, Quiet(event.on))
             if event.on:
                 self._liveness.drain(worker, event.by)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from mlx_mesh_wire import DecodeError, MeshError
+from mlx_mesh_wire import MeshError
 from mlx_mesh_wire.control import command
 from mlx_mesh_wire.endpoints import listening
 from mlx_mesh_wire.guard_report import Limit
@@ -15,7 +15,7 @@ from mlx_mesh_worker.guard.backoff import Backoff
 from mlx_mesh_worker.guard.samples import WorkerSample
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from mlx_mesh_wire.guard_report import GuardReport
 
@@ -44,14 +44,15 @@ class BrokerLink:
         """Something changed: try again at once, though the last try was in vain."""
         self._backoff.reset()
 
-    def tell(self, report: GuardReport) -> list[dict[str, Any]] | None:
-        """Send the report; return the status maps of the workers, None if there is no answer."""
-        answer = self._command("guard", {"report": report.as_map(), "pause": report.paused})
-        if answer is None:
-            self.up_s = 0.0
-            return None
-        self.up_s = float(answer["uptime_s"])
-        return list(answer["workers"])
+    def tell(self, report: GuardReport, footprints: Mapping[int, int]) -> list[WorkerSample] | None:
+        """Send the report; return the workers, with what their processes take, None if there is no good answer."""
+
+        def read(answer: Any) -> tuple[list[WorkerSample], float]:
+            return worker_samples(answer["workers"], footprints), float(answer["uptime_s"])
+
+        arguments = {"report": report.as_map(), "pause": report.paused}
+        workers, self.up_s = self._command("guard", arguments, read) or (None, 0.0)
+        return workers
 
     def trim(self, level: int) -> None:
         """Tell the workers of this machine to give memory back."""
@@ -65,7 +66,10 @@ class BrokerLink:
         """A process has ended."""
         self._command("exited", {"pid": pid})
 
-    def _command(self, name: str, arguments: Mapping[str, Any]) -> Any:
+    def _command(
+        self, name: str, arguments: Mapping[str, Any], read: Callable[[Any], Any] = lambda answer: answer
+    ) -> Any:
+        """Return what ``read`` finds in the answer; None if there is none."""
         now = time.monotonic()
         if not self._backoff.may_try(now):
             return None
@@ -73,15 +77,19 @@ class BrokerLink:
             self._backoff.failed(now, "nobody listens")
             return None
         try:
-            answer = command(name, arguments, timeout=ANSWER_MAX_S)
-        except (MeshError, DecodeError) as error:
-            if error.code in ("DEADLINE_EXCEEDED", "PROTOCOL_ERROR"):
-                self._backoff.failed(now, error.message)
+            found = read(command(name, arguments, timeout=ANSWER_MAX_S))
+        except MeshError as error:
+            # Without its answer to a report the guard sees nothing, so a refusal of that is to be said.
+            if name == "guard" or error.code in ("DEADLINE_EXCEEDED", "PROTOCOL_ERROR"):
+                self._backoff.failed(time.monotonic(), error.message)
             else:  # It answers, and refuses: a worker that has gone meanwhile, or a defect.
                 log("debug", "command_refused", command=name, reason=error.message)
             return None
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            self._backoff.failed(time.monotonic(), f"the answer of another version to {name!r}: {error!r}")
+            return None
         self._backoff.worked()
-        return answer
+        return found
 
 
 def worker_samples(workers: Sequence[Mapping[str, Any]], footprints: Mapping[int, int]) -> list[WorkerSample]:

@@ -74,7 +74,7 @@ def alone(each: Candidate, state: State) -> bool:
 
 def _in_transition(group: str, sample: Sample, state: State) -> bool:
     """Whether a worker of the group is just stopping or starting, whoever wanted that."""
-    workers = {worker.pid: worker.state for worker in sample.workers or ()}
+    workers = {worker.pid: worker.state for worker in sample.workers or () if not worker.remote}
     for process in sample.processes or ():
         if process.group != group or not process.worker:
             continue

@@ -69,19 +69,28 @@ def trim(sample: Sample, state: State, now: float) -> list[Action]:
     """Have workers give back what they do not need: caches first, then large batches, and tell them when it is over."""
     if sample.workers is None:
         return []
-    level = state.trim_level
-    if state.rung == CALM:
-        wanted = 0 if now - state.since[CALM] >= CALM_S else level
-    else:
-        wanted = 2 if state.rung > TRIM or now - state.since[TRIM] >= TRIM_HARDER_S else max(1, level)
-    if wanted == level and (level <= 0 or now - state.trimmed < TRIM_AGAIN_S):
+    level, here = state.trim_level, {worker.pid for worker in sample.workers if not worker.remote}
+    wanted = _wanted(state, now)
+    # A worker that the broker did not know at the end of it would shrink its batches for ever.
+    missed = wanted == level == 0 and bool(here & state.shrunk)
+    if wanted == level and not missed and (level <= 0 or now - state.trimmed < TRIM_AGAIN_S):
         return []
-    fresh, state.trim_level, state.trimmed = level == UNKNOWN, wanted, now
-    if fresh and not wanted:
+    silent, state.trim_level, state.trimmed = missed or level == UNKNOWN, wanted, now
+    state.shrunk = state.shrunk | here if wanted else state.shrunk - here
+    if silent and not wanted:
         return [Trim(0)]
     state.counts["trims"] += wanted > 0
     text = f"workers trim at level {wanted}" if wanted else "workers need not trim any more"
     return [Trim(wanted), say(state, now, "info", "trim", text, trim_level=wanted, **figures(sample, state))]
+
+
+def _wanted(state: State, now: float) -> int:
+    """Return the level of trimming that is due; the present one for as long as memory is not plenty for sure."""
+    if state.rung == CALM:
+        return 0 if now - state.since[CALM] >= CALM_S else state.trim_level
+    if state.rung > TRIM or now - state.since[TRIM] >= TRIM_HARDER_S:
+        return 2
+    return max(1, state.trim_level)
 
 
 def pause(sample: Sample, state: State, now: float, *, helpless: bool) -> list[Action]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import signal
 import sys
@@ -14,8 +15,6 @@ from mlx_mesh_wire.settings import SettingsError, add_flags, config_file, load_s
 from mlx_mesh_wire.supervisor import SupervisorError
 from mlx_mesh_worker.guard.listener import ListenerError
 from mlx_mesh_worker.guard.settings import GuardSettings, check_settings
-from mlx_mesh_worker.guard.shell import Shell
-from mlx_mesh_worker.guard.sources import total_memory
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,6 +39,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add_flags(parser, GuardSettings)
     flags = vars(parser.parse_args(argv))
+    if importlib.util.find_spec("psutil") is None:
+        return _usage("psutil is not installed; run: pip install 'mlx-mesh[supervise]'")
+    from mlx_mesh_worker.guard.shell import Shell
+    from mlx_mesh_worker.guard.sources import total_memory
+
     try:
         total = total_memory()
         settings = load_settings(GuardSettings, "guard", file=config_file(), flags=flags)

@@ -47,6 +47,7 @@ def _take_note(sample: Sample, state: State, now: float) -> None:
     if sample.processes is not None:
         alive |= {process.pid for process in sample.processes}
         state.known = (state.known | here.keys()) & alive
+        state.shrunk &= alive
     for table in (state.growths, state.over_budget):
         for pid in table.keys() - alive:
             del table[pid]

@@ -32,7 +32,9 @@ def begin(sample: Sample, state: State, now: float) -> list[Action]:
     actions = _for_memory(sample, state, found, now)
     for each in found:
         reason = _worn(each, state, now)
-        if reason and allowed(each, sample, state, now):
+        # One stand-in at a time: each is allowed by the memory that there is before it loads.
+        warming = any(recycle.phase == "stand-in" for recycle in state.recycles.values())
+        if reason and not warming and allowed(each, sample, state, now):
             actions += _start(each, reason, sample, state, now)
     return actions
 
@@ -70,7 +72,7 @@ def _hurry(recycles: Sequence[Recycle], now: float) -> list[Action]:
     """Have workers that still finish what they hold leave at once."""
     actions: list[Action] = []
     for recycle in recycles:
-        if recycle.phase in ("stand-in", "drain"):
+        if recycle.phase == "drain":
             recycle.phase, recycle.since = "stop", now
             actions.append(Restart(recycle.process, True))
     return actions
@@ -81,6 +83,8 @@ def _stop_at_once(sample: Sample, state: State, found: Sequence[Candidate], now:
         name = each.worker.name
         if not worth(each, sample) or now < state.not_before.get(name, 0.0) or not alone(each, state):
             continue
+        if now - state.not_before.get(name, now) >= STOP_AGAIN_MAX_S:  # It went well for long enough.
+            del state.stops[name]
         pause_s = min(STOP_AGAIN_S * 2 ** state.stops[name], STOP_AGAIN_MAX_S)
         state.stops[name] += 1
         state.not_before[name] = now + pause_s
@@ -97,7 +101,10 @@ def _worn(each: Candidate, state: State, now: float) -> str:
     """Return why a worker is due for a recycle apart from pressure; empty if it is not."""
     settings, worker = state.settings, each.worker
     if settings.max_footprint_bytes and each.footprint > settings.max_footprint_bytes:
-        if now - state.over_budget.setdefault(worker.pid, now) >= OVER_BUDGET_S:
+        lasting = now - state.over_budget.setdefault(worker.pid, now) >= OVER_BUDGET_S
+        # One that takes more from the first would be recycled again and again, in vain.
+        helps = each.gain > 0 and state.baseline(worker) <= settings.max_footprint_bytes
+        if lasting and helps and worker.uptime_s >= settings.cooldown_s:
             return "budget"
     else:
         state.over_budget.pop(worker.pid, None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from mlx_mesh_worker.guard.actions import Action, Dump, Kill, Restart, Start
+from mlx_mesh_worker.guard.samples import ready
 from mlx_mesh_worker.guard.state import GivenUp, Stuck, say
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ DUMP_S: Final = 1.0
 def replace_stuck(sample: Sample, state: State, now: float) -> list[Action]:
     """Replace workers that are stalled, or run and are unknown to the broker: stacks first, then TERM, then KILL."""
     if sample.processes is None or sample.workers is None:
+        # Patience is with a worker, not with those who should tell of it.
+        state.stuck = {name: stuck for name, stuck in state.stuck.items() if stuck.dumped is not None}
         return []
     actions: list[Action] = []
     present: set[str] = set()
@@ -32,8 +35,9 @@ def replace_stuck(sample: Sample, state: State, now: float) -> list[Action]:
             continue
         present.add(process.full_name)
         actions += _watch(process, _complaint(process, sample, state), state, now)
-    for name in state.stuck.keys() - present:
-        del state.stuck[name]
+    for table in (state.stuck, state.replaced):
+        for name in table.keys() - present:
+            del table[name]
     return actions
 
 
@@ -144,8 +148,8 @@ def _look(process: ProcessSample, entry: GivenUp, sample: Sample, state: State, 
     if process.state == "STOPPED":
         del state.given_up[process.full_name]
         return
-    ready = {worker.pid for worker in sample.workers or () if worker.state == "ready"}
-    well = process.pid in ready if process.worker else process.state == "RUNNING"
+    serving = {worker.pid for worker in ready(sample) if not worker.remote}
+    well = process.pid in serving if process.worker else process.state == "RUNNING"
     if not well:
         entry.well_since = None
     elif entry.well_since is None:

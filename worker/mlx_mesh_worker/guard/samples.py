@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from mlx_mesh_wire.guard_report import Limit
 
@@ -107,3 +107,8 @@ class Sample(NamedTuple):
     processes: Sequence[ProcessSample] | None
     broker_up_s: float = 0.0
     stopping: bool = False
+
+
+def ready(sample: Sample) -> Iterator[WorkerSample]:
+    """Return the workers that get new work, those of other machines too: their pids are not of this one."""
+    return (worker for worker in sample.workers or () if worker.state == "ready")

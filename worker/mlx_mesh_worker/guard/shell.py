@@ -11,7 +11,7 @@ from mlx_mesh_wire.logs import log
 from mlx_mesh_wire.wake import Wake
 from mlx_mesh_worker.guard import listener
 from mlx_mesh_worker.guard.actions import Quiet, Say, Trim
-from mlx_mesh_worker.guard.broker_link import BrokerLink, with_device, worker_samples
+from mlx_mesh_worker.guard.broker_link import BrokerLink, with_device
 from mlx_mesh_worker.guard.policy import decide
 from mlx_mesh_worker.guard.reporting import report
 from mlx_mesh_worker.guard.samples import Sample, Signals
@@ -21,7 +21,7 @@ from mlx_mesh_worker.guard.state import State
 from mlx_mesh_worker.guard.supervisor_link import SupervisorLink
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from mlx_mesh_worker.guard.actions import Action
@@ -114,14 +114,16 @@ class Shell:
         if processes is not None:
             self._pids = {f"{p.group}:{p.name}": p.pid for p in processes if p.pid}
         reading = self._sources.read(self._worker_pids(processes))
-        self._sample = self._sample._replace(limits=reading.limits, signals=reading.signals)
-        workers = self._tell()
+        # The device's limit is what workers told last: the broker gets this before it says what they tell now.
+        limits = with_device(reading.limits, self._workers)
+        self._sample = self._sample._replace(limits=limits, signals=reading.signals)
+        workers = self._tell(reading.footprints)
         if workers is not None:
-            self._workers = worker_samples(workers, reading.footprints)
+            self._workers = workers
         self._sample = Sample(
             with_device(reading.limits, self._workers),
             reading.signals,
-            None if workers is None else self._workers,
+            workers,
             processes,
             self._broker.up_s,
             self._stopping or self._supervisord.stopping,
@@ -130,18 +132,18 @@ class Shell:
         for action in decide(self._sample, self._state, now):
             self._do(action)
         if paused != self._state.paused:
-            self._tell()
+            self._tell(reading.footprints)
 
     def _worker_pids(self, processes: Sequence[ProcessSample] | None) -> set[int]:
         """Return the pids of all workers of this machine, those that somebody started by hand too."""
         pids = {worker.pid for worker in self._workers if not worker.remote}
         return pids | {process.pid for process in processes or () if process.worker and process.pid}
 
-    def _tell(self) -> list[dict[str, object]] | None:
+    def _tell(self, footprints: Mapping[int, int]) -> list[WorkerSample] | None:
         errors = self._sources.errors | {"broker": self._broker.failures, "supervisord": self._supervisord.failures}
         now = time.monotonic()
         told = report(self._sample, self._state, now, pid=os.getpid(), uptime_s=now - self._started, errors=errors)
-        return self._broker.tell(told)
+        return self._broker.tell(told, footprints)
 
     def _do(self, action: Action) -> None:
         if isinstance(action, Say):

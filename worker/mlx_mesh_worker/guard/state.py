@@ -89,7 +89,7 @@ class State:
         pressure: as of the last look; ``source`` says of what.
         rung: 0 to 4; it has been at least ``n`` since ``since[n]``.
         paused: the highest lane that waits, since ``paused_since``; no pause begins before ``pause_after``.
-        trim_level: what workers were told last, at ``trimmed``.
+        trim_level: what workers were told last, at ``trimmed``; those of ``shrunk`` (pids) were not told of its end.
         growths: of the footprint, by pid.
         known: pids of workers that the broker has known.
         settled_after: when the last recycle for memory will show in the figures.
@@ -108,6 +108,7 @@ class State:
     pause_after: float = 0.0
     trim_level: int = UNKNOWN
     trimmed: float = 0.0
+    shrunk: set[int] = field(default_factory=set)
     growths: dict[int, Growth] = field(default_factory=dict)
     known: set[int] = field(default_factory=set)
     over_budget: dict[int, float] = field(default_factory=dict)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from mlx_mesh_worker.guard.actions import Action, Quiet, Remove, Restart
+from mlx_mesh_worker.guard.ladder import RECYCLE
 from mlx_mesh_worker.guard.repair import kill
+from mlx_mesh_worker.guard.samples import ready
 from mlx_mesh_worker.guard.state import Recycle, by_pid, say
 
 if TYPE_CHECKING:
@@ -30,20 +32,42 @@ def advance(sample: Sample, state: State, now: float) -> list[Action]:
     actions = list(_adopt(sample, state, now))
     for recycle in list(state.recycles.values()):
         actions += _step(recycle, sample, state, now)
+    return actions + [Remove(process.full_name) for process in _left_over(sample, state)]
+
+
+def _left_over(sample: Sample, state: State) -> Iterator[ProcessSample]:
     needed = {recycle.stand_in for recycle in state.recycles.values()}
     waiting = {recycle.group for recycle in state.recycles.values() if recycle.phase == "stand-in"}
-    for process in sample.processes:
-        left = process.stand_in and process.full_name not in needed and process.group not in waiting
-        if left and process.state != "STOPPING":
-            actions.append(Remove(process.full_name))
-    return actions
+    for process in sample.processes or ():
+        spare = process.full_name not in needed and process.group not in waiting
+        if process.stand_in and spare and process.state != "STOPPING" and not _irreplaceable(process, sample):
+            yield process
+
+
+def _irreplaceable(stand_in: ProcessSample, sample: Sample) -> bool:
+    """Whether it alone serves what it serves, while a worker of its group is on its way back.
+
+    Its recycle may have failed, or belong to an earlier guard, which took its memory of it along.
+    """
+    processes = sample.processes or ()
+    temporary = {process.pid for process in processes if process.stand_in}
+    here = {worker.pid: worker for worker in ready(sample) if not worker.remote}
+    if stand_in.pid not in here:
+        return False
+    staying = (worker.serves for worker in ready(sample) if worker.remote or worker.pid not in temporary)
+    if here[stand_in.pid].serves <= frozenset().union(*staying):
+        return False
+    others = (p for p in processes if p.group == stand_in.group and p.worker and not p.stand_in and p.pid not in here)
+    # What an operator stops is not on its way back.
+    return any(p.restarting or p.state not in ("STOPPED", "STOPPING") for p in others)
 
 
 def _adopt(sample: Sample, state: State, now: float) -> Iterator[Action]:
     processes = by_pid(sample.processes or ())
     for worker in sample.workers or ():
         process = processes.get(worker.pid)
-        if process is None or worker.drained_by != "guard" or worker.name in state.recycles or not process.worker:
+        ours = process is not None and process.worker and not worker.remote
+        if process is None or not ours or worker.drained_by != "guard" or worker.name in state.recycles:
             continue
         state.recycles[worker.name] = Recycle(
             worker.name, process.full_name, process.group, worker.pid, worker.serves, "adopted", "drain", now, now
@@ -54,11 +78,12 @@ def _adopt(sample: Sample, state: State, now: float) -> Iterator[Action]:
 
 def _step(recycle: Recycle, sample: Sample, state: State, now: float) -> list[Action]:
     process = next((p for p in sample.processes or () if p.full_name == recycle.process), None)
-    worker = next((w for w in sample.workers or () if w.name == recycle.name and not w.remote), None)
     if process is None:
         return _end(recycle, state, now, "its process is not there any more")
+    # By pid: somebody may have started another worker of this name by hand.
+    worker = next((w for w in sample.workers or () if w.pid == process.pid and not w.remote), None)
     if recycle.phase == "stand-in":
-        return _await_stand_in(recycle, sample, state, now)
+        return _await_stand_in(recycle, process, sample, state, now)
     if recycle.phase == "drain":
         return _await_drained(recycle, process, worker, state, now)
     if recycle.phase == "stop":
@@ -66,17 +91,26 @@ def _step(recycle: Recycle, sample: Sample, state: State, now: float) -> list[Ac
     return _await_ready(recycle, process, worker, state, now)
 
 
-def _await_stand_in(recycle: Recycle, sample: Sample, state: State, now: float) -> list[Action]:
-    ready = {worker.pid for worker in sample.workers or () if worker.state == "ready"}
+def _await_stand_in(recycle: Recycle, process: ProcessSample, sample: Sample, state: State, now: float) -> list[Action]:
     added = [p for p in sample.processes or () if p.stand_in and p.group == recycle.group]
-    for process in added:
-        if process.pid in ready:
-            recycle.stand_in = process.full_name
+    if process.pid != recycle.pid:  # It died, or somebody was faster: its successor is not to be drained.
+        recycle.stand_in = next((each.full_name for each in added if each.state not in GONE), "")
+        recycle.phase, recycle.since = "stop", now
+        return []
+    if state.rung >= RECYCLE:
+        text = "memory is short, and a stand-in takes more of it"
+        return _end(recycle, state, now, text, again_s=0.0)  # It may have to go at once.
+    # A group may have several programs: one that serves something else stands in for nobody.
+    fit = {worker.pid for worker in ready(sample) if not worker.remote and recycle.serves <= worker.serves}
+    for each in added:
+        if each.pid in fit:
+            recycle.stand_in = each.full_name
             recycle.phase, recycle.since = "drain", now
             return [Quiet(recycle.name)]
-    lost = all(process.state in GONE for process in added) and now - recycle.since >= SETTLE_S
+    lost = all(each.state in GONE for each in added) and now - recycle.since >= SETTLE_S
     if lost or now - recycle.since >= state.settings.start_max_s:
-        why = "; ".join(process.reason for process in added if process.reason) or "it was not ready in time"
+        otherwise = "it was not ready in time" if added else "supervisord did not add one"
+        why = "; ".join(each.reason for each in added if each.reason) or otherwise
         return _end(recycle, state, now, f"its stand-in did not start: {why}")
     return []
 
@@ -84,9 +118,14 @@ def _await_stand_in(recycle: Recycle, sample: Sample, state: State, now: float) 
 def _await_drained(
     recycle: Recycle, process: ProcessSample, worker: WorkerSample | None, state: State, now: float
 ) -> list[Action]:
-    held = worker.held if worker is not None and worker.pid == recycle.pid else 0
+    own = worker if worker is not None and worker.pid == recycle.pid else None
+    if own is not None and own.drained_by == "operator":
+        return _end(recycle, state, now, "an operator drains it")
     late = now - recycle.since >= state.settings.drain_s
-    if process.pid == recycle.pid and held and not late:
+    if own is not None and own.state == "ready" and not late:
+        return [Quiet(recycle.name)]  # The broker has started anew since then, or did not hear it.
+    held = own.held if own is not None else 0
+    if held and not late:
         return []
     recycle.phase, recycle.since = "stop", now
     if process.pid != recycle.pid:
@@ -102,7 +141,7 @@ def _await_gone(recycle: Recycle, process: ProcessSample, state: State, now: flo
         recycle.killed = now
         return kill(state, now, recycle.name, recycle.process, recycle.pid)
     state.settled_after = now + SETTLE_S
-    if process.state in GONE and not process.restarting:
+    if _stays_away(process, recycle, now):
         return _end(recycle, state, now, f"its process is {process.state}: {process.reason or 'stopped by somebody'}")
     recycle.phase, recycle.since = "start", now
     return []
@@ -117,17 +156,23 @@ def _await_ready(
         text = f"{recycle.name} is recycled after {seconds} s"
         fields = {"worker": recycle.name, "reason": recycle.reason, "seconds": seconds, "pid": process.pid}
         return [say(state, now, "info", "recycled", text, **fields)]
-    if process.state in GONE and not process.restarting:
+    if _stays_away(process, recycle, now):
         return _end(recycle, state, now, f"its process is {process.state}: {process.reason or 'stopped by somebody'}")
     if now - recycle.since >= state.settings.start_max_s:
         return _end(recycle, state, now, f"it was not ready within {state.settings.start_max_s:g} s")
     return []
 
 
-def _end(recycle: Recycle, state: State, now: float, why: str) -> list[Action]:
+def _stays_away(process: ProcessSample, recycle: Recycle, now: float) -> bool:
+    """Whether its process does not come back; supervisord shows one that died as EXITED until it starts it again."""
+    sure = process.state != "EXITED" or now - recycle.since >= SETTLE_S
+    return process.state in GONE and sure and not process.restarting
+
+
+def _end(recycle: Recycle, state: State, now: float, why: str, again_s: float = FAILED_AGAIN_S) -> list[Action]:
     del state.recycles[recycle.name]
     state.counts["recycle failures"] += 1
-    state.not_before[recycle.name] = max(state.not_before.get(recycle.name, 0.0), now + FAILED_AGAIN_S)
+    state.not_before[recycle.name] = max(state.not_before.get(recycle.name, 0.0), now + again_s)
     text = f"the recycle of {recycle.name} ended in phase {recycle.phase}: {why}"
     fields = {"worker": recycle.name, "reason": recycle.reason, "phase": recycle.phase, "why": why}
     return [say(state, now, "error", "recycle_failed", text, **fields)]

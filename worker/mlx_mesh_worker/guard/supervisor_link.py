@@ -129,6 +129,13 @@ class SupervisorLink:
         end = (info["statename"], info["stop"])
         known = self._reasons.get(name)
         if known is None or known[0] != end:
-            tail = self._supervisor.log_tail(name, TAIL_BYTES)
-            self._reasons[name] = known = end, reason_of(tail, info["exitstatus"], info["spawnerr"])
+            self._reasons[name] = known = end, reason_of(self._tail(name), info["exitstatus"], info["spawnerr"])
         return known[1]
+
+    def _tail(self, name: str) -> str:
+        try:
+            return self._supervisor.log_tail(name, TAIL_BYTES)
+        except SupervisorError as error:
+            if error.unreachable or error.stopping:
+                raise
+            return ""  # It was taken out of its group meanwhile.

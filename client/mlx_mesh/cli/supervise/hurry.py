@@ -26,10 +26,10 @@ class Hurry:
 
     def add(self, process: Any) -> None:
         """Have a process that was told to stop told again, shortly."""
-        if not self._told:
-            signal.signal(signal.SIGALRM, self._tell)
-            signal.setitimer(signal.ITIMER_REAL, PAUSE_S, PAUSE_S)
+        # In this order: the timer may go off in between, find nobody left to tell, and end itself.
         self._told.append((process, process.pid, TIMES))
+        signal.signal(signal.SIGALRM, self._tell)
+        signal.setitimer(signal.ITIMER_REAL, PAUSE_S, PAUSE_S)
 
     def _tell(self, *_: object) -> None:
         left = []
