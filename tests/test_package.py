@@ -134,6 +134,7 @@ def test_the_command_tells_its_version_and_what_it_can_do(installed: Installed) 
         (["mlx-mesh", "up", "--detach"], "mlx-mesh[all]"),
         (["mlx-mesh-worker", "--engine", "embed"], "mlx-mesh[worker]"),
         (["mlx-mesh-broker", "--metrics-port", "0"], "mlx-mesh[broker]"),
+        (["mlx-mesh-guard"], "mlx-mesh[supervise]"),
     ],
     ids=lambda given: " ".join(given) if isinstance(given, list) else given,
 )
