@@ -19,7 +19,7 @@ demo: $(READY) ## start a mesh, embed real text, search it, stop everything
 
 # Half of what they take is waiting, so two processes share the files out; --no-loadscope-reorder keeps the long ones first.
 test: $(READY) ## run all tests (ARGS='tests/wire -x' to choose, in one process)
-	@$(BIN)/python -m pytest $(or $(ARGS),-n 2 --dist loadfile --no-loadscope-reorder)
+	@$(BIN)/python -m pytest $(or $(ARGS),-n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0)
 
 check: $(READY) ## lint, formatting, types, and that the tests reach every branch of the core
 	@$(BIN)/ruff check .
