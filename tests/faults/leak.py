@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -98,13 +99,24 @@ class Watcher(threading.Thread):
         self.join(10)
 
 
-async def call_throughout(endpoint: str, callers: int, size: int, seconds: float) -> list[tuple[float, float, str]]:
+def going_on(watcher: Watcher, until: float, recycles: int) -> bool:
+    """Whether there is time left, and not all recycles have been seen to their end."""
+    if time.monotonic() >= until:
+        return False
+    report = watcher.report
+    done = sum(count for name, count in report.get("counters", {}).items() if name.startswith("recycles "))
+    return not recycles or done < recycles or bool(report["recycles"])
+
+
+async def call_throughout(
+    endpoint: str, callers: int, size: int, going_on: Callable[[], bool]
+) -> list[tuple[float, float, str]]:
     """Call again and again; return when each call began, how long it took and how it failed, if it did."""
     found: list[tuple[float, float, str]] = []
-    until = time.monotonic() + seconds
 
     async def call(mesh: AsyncMesh) -> None:
-        while (began := time.monotonic()) < until:
+        while going_on():
+            began = time.monotonic()
             failure = ""
             try:
                 assert await mesh.call("leak", size, timeout=10.0) == size
@@ -125,9 +137,19 @@ def percentile(values: list[float], share: float) -> float:
 
 
 def leak(
-    mesh: LiveMesh, seconds: float, *, ceiling: int, size: int, callers: int = 8, group: Path | None = None
+    mesh: LiveMesh,
+    seconds: float,
+    *,
+    ceiling: int,
+    size: int,
+    callers: int = 8,
+    group: Path | None = None,
+    recycles: int = 0,
 ) -> Outcome:
-    """Run workers that keep ``size`` bytes of every call under a ceiling, or in a group, with callers throughout."""
+    """Run workers that keep ``size`` bytes of every call under a ceiling, or in a group, with callers throughout.
+
+    For so many seconds, or until there were so many recycles.
+    """
     mesh.engine(ENGINE)
     mesh.env["MLX_MESH_GUARD_COOLDOWN_S"] = "5"
     conf = changed_conf(mesh, ("--engine embed", "--engine mine:Leaky"))
@@ -140,7 +162,8 @@ def leak(
     watcher = Watcher(mesh)
     try:
         watcher.start()
-        calls = asyncio.run(call_throughout(mesh.endpoint, callers, size, seconds))
+        until = time.monotonic() + seconds
+        calls = asyncio.run(call_throughout(mesh.endpoint, callers, size, lambda: going_on(watcher, until, recycles)))
         watcher.stop()
     finally:
         supervisor(mesh, "down")

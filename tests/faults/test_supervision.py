@@ -47,7 +47,8 @@ def test_a_step_that_holds_the_interpreter_is_told_by_its_stacks_and_replaced() 
 @pytest.mark.timeout(240)
 def test_workers_that_leak_are_recycled_below_the_ceiling_and_fail_no_call() -> None:
     with live_mesh() as live:
-        outcome = leak(live, 25, ceiling=300 * MIB, size=32 * 1024)
+        live.env["MLX_MESH_GUARD_SAMPLE_S"] = "0.25"
+        outcome = leak(live, 150, ceiling=300 * MIB, size=32 * 1024, recycles=1)
     assert not outcome.failed, outcome
     assert outcome.recycles.get("recycles memory", 0) + outcome.recycles.get("recycles stop", 0) >= 1, outcome
     assert outcome.highest_share < 1, outcome
