@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mlx_mesh_worker.guard.actions import AddStandIn, Kill, Quiet, Remove, Restart, Trim
@@ -56,6 +56,7 @@ def test_a_guard_that_dies_in_the_midst_of_a_recycle_leaves_the_model_served_and
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 30), st.sampled_from(["guard", "broker"])), min_size=1, max_size=6))
+@example([(5, "guard"), (1, "broker"), (1, "guard")])
 def test_whenever_guards_and_brokers_die_the_last_worker_of_a_model_has_a_stand_in(deaths: Any) -> None:
     world = lonely(start_max_s=30.0)
     for seconds, who in deaths:

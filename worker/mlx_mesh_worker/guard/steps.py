@@ -72,6 +72,8 @@ def _adopt(sample: Sample, state: State, now: float) -> Iterator[Action]:
         state.recycles[worker.name] = Recycle(
             worker.name, process.full_name, process.group, worker.pid, worker.serves, "adopted", "drain", now, now
         )
+        fit = _fit(state.recycles[worker.name], sample, state)
+        state.recycles[worker.name].stand_in = fit[0].full_name if fit else ""
         text = f"{worker.name} was being recycled when this guard started; it goes on"
         yield say(state, now, "info", "recycle", text, worker=worker.name, reason="adopted")
 
@@ -80,15 +82,13 @@ def _step(recycle: Recycle, sample: Sample, state: State, now: float) -> list[Ac
     process = next((p for p in sample.processes or () if p.full_name == recycle.process), None)
     if process is None:
         return _end(recycle, state, now, "its process is not there any more")
-    # By pid: somebody may have started another worker of this name by hand.
-    worker = next((w for w in sample.workers or () if w.pid == process.pid and not w.remote), None)
     if recycle.phase == "stand-in":
         return _await_stand_in(recycle, process, sample, state, now)
     if recycle.phase == "drain":
-        return _await_drained(recycle, process, worker, state, now)
+        return _await_drained(recycle, process, sample, state, now)
     if recycle.phase == "stop":
         return _await_gone(recycle, process, state, now)
-    return _await_ready(recycle, process, worker, state, now)
+    return _await_ready(recycle, process, sample, state, now)
 
 
 def _await_stand_in(recycle: Recycle, process: ProcessSample, sample: Sample, state: State, now: float) -> list[Action]:
@@ -100,13 +100,10 @@ def _await_stand_in(recycle: Recycle, process: ProcessSample, sample: Sample, st
     if state.rung >= RECYCLE:
         text = "memory is short, and a stand-in takes more of it"
         return _end(recycle, state, now, text, again_s=0.0)  # It may have to go at once.
-    # A group may have several programs: one that serves something else stands in for nobody.
-    fit = {worker.pid for worker in ready(sample) if not worker.remote and recycle.serves <= worker.serves}
-    for each in added:
-        if each.pid in fit:
-            recycle.stand_in = each.full_name
-            recycle.phase, recycle.since = "drain", now
-            return [Quiet(recycle.name)]
+    if fit := _fit(recycle, sample, state):
+        recycle.stand_in = fit[0].full_name
+        recycle.phase, recycle.since = "drain", now
+        return [Quiet(recycle.name)]
     lost = all(each.state in GONE for each in added) and now - recycle.since >= SETTLE_S
     if lost or now - recycle.since >= state.settings.start_max_s:
         otherwise = "it was not ready in time" if added else "supervisord did not add one"
@@ -115,15 +112,29 @@ def _await_stand_in(recycle: Recycle, process: ProcessSample, sample: Sample, st
     return []
 
 
-def _await_drained(
-    recycle: Recycle, process: ProcessSample, worker: WorkerSample | None, state: State, now: float
-) -> list[Action]:
-    own = worker if worker is not None and worker.pid == recycle.pid else None
+def _fit(recycle: Recycle, sample: Sample, state: State) -> list[ProcessSample]:
+    """Return the stand-ins that can do its work, and do no other's.
+
+    A group may have several programs: one that serves something else stands in for nobody.
+    """
+    taken = {other.stand_in for other in state.recycles.values() if other is not recycle}
+    able = {worker.pid for worker in ready(sample) if not worker.remote and recycle.serves <= worker.serves}
+    stand_ins = (process for process in sample.processes or () if process.stand_in and process.group == recycle.group)
+    return [process for process in stand_ins if process.pid in able and process.full_name not in taken]
+
+
+def _await_drained(recycle: Recycle, process: ProcessSample, sample: Sample, state: State, now: float) -> list[Action]:
+    own = _worker_of(process, sample) if process.pid == recycle.pid else None
     if own is not None and own.drained_by == "operator":
         return _end(recycle, state, now, "an operator drains it")
     late = now - recycle.since >= state.settings.drain_s
-    if own is not None and own.state == "ready" and not late:
-        return [Quiet(recycle.name)]  # The broker has started anew since then, or did not hear it.
+    if own is not None and own.state == "ready":  # The broker has started anew since then, or did not hear it.
+        others = (other.serves for other in ready(sample) if other is not own)
+        covered = recycle.serves <= frozenset().union(*others)
+        if not late:
+            return [Quiet(recycle.name)] if covered else []
+        if not covered:
+            return _end(recycle, state, now, "it serves again, and nobody else does")
     held = own.held if own is not None else 0
     if held and not late:
         return []
@@ -147,10 +158,9 @@ def _await_gone(recycle: Recycle, process: ProcessSample, state: State, now: flo
     return []
 
 
-def _await_ready(
-    recycle: Recycle, process: ProcessSample, worker: WorkerSample | None, state: State, now: float
-) -> list[Action]:
-    if worker is not None and worker.pid == process.pid != recycle.pid and worker.state == "ready":
+def _await_ready(recycle: Recycle, process: ProcessSample, sample: Sample, state: State, now: float) -> list[Action]:
+    worker = _worker_of(process, sample)
+    if worker is not None and worker.pid != recycle.pid and worker.state == "ready":
         del state.recycles[recycle.name]
         seconds = round(now - recycle.begun, 1)
         text = f"{recycle.name} is recycled after {seconds} s"
@@ -161,6 +171,11 @@ def _await_ready(
     if now - recycle.since >= state.settings.start_max_s:
         return _end(recycle, state, now, f"it was not ready within {state.settings.start_max_s:g} s")
     return []
+
+
+def _worker_of(process: ProcessSample, sample: Sample) -> WorkerSample | None:
+    """Return the worker by its pid: somebody may have started another one of its name by hand."""
+    return next((worker for worker in sample.workers or () if worker.pid == process.pid and not worker.remote), None)
 
 
 def _stays_away(process: ProcessSample, recycle: Recycle, now: float) -> bool:
