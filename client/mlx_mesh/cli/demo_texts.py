@@ -39,12 +39,18 @@ def paragraphs(limit: int = PARAGRAPHS_MAX) -> list[Paragraph]:
     found: dict[str, Paragraph] = {}
     for paragraph in _documentation():
         found.setdefault(paragraph.text, paragraph)
+    for paragraph in docstrings():
+        if len(found) >= limit:
+            break
+        found.setdefault(paragraph.text, paragraph)
+    return list(found.values())
+
+
+def docstrings() -> Iterator[Paragraph]:
+    """Yield the paragraphs of docstrings, from every module in turn; some of them twice."""
     modules = [list(_docstrings(name)) for name in MODULES]
     for turn in range(max(map(len, modules), default=0)):
-        for of_module in modules:
-            if turn < len(of_module) and len(found) < limit:
-                found.setdefault(of_module[turn].text, of_module[turn])
-    return list(found.values())
+        yield from (of_module[turn] for of_module in modules if turn < len(of_module))
 
 
 def _documentation() -> Iterator[Paragraph]:
