@@ -113,7 +113,7 @@ def test_a_worker_that_dies_while_its_stand_in_loads_keeps_it_until_it_is_back()
     world = lonely()
     process = world.named("workers:workers-0")
     process.state, process.pid = "EXITED", 0
-    world.step()
+    world.run(2)
     world.spawn(process)
     process.ready_at = world.now + 30
     world.run(8)

@@ -103,6 +103,8 @@ def test_no_history_of_samples_makes_it_break_its_rules(history: list[tuple[floa
 
 
 def check_begun(state: State, sample: Sample, actions: list[Action], before: set[str]) -> None:
+    going = [each for each in state.recycles.values() if each.reason in ("memory", "pause") and each.phase != "start"]
+    assert len(going) <= 1, "two at once for memory"
     taken: set[tuple[str, str]] = set()
     for recycle in state.recycles.values():
         # Those that an earlier guard had begun are taken over as they are.
