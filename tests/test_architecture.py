@@ -36,6 +36,8 @@ MAY_IMPORT = {
 PURE = (
     "mlx_mesh_broker.core",
     "mlx_mesh_worker.session",
+    "mlx_mesh_worker.session_actions",
+    "mlx_mesh_worker.sent",
     "mlx_mesh_worker.runner",
     *(
         f"mlx_mesh_worker.guard.{name}"

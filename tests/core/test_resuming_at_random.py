@@ -25,8 +25,9 @@ from mlx_mesh_wire import MeshError, decode_header, encode_header, messages, pac
 from mlx_mesh_wire.messages import Flag
 from mlx_mesh_worker.job import Job
 from mlx_mesh_worker.runner import Admit, Cancel, Done, Piece
-from mlx_mesh_worker.session import Reconnect, Send, Vitals
 from mlx_mesh_worker.session import Session as WorkerSession
+from mlx_mesh_worker.session import Vitals
+from mlx_mesh_worker.session_actions import Reconnect, Send
 
 TOKENS = 60
 TEXTS = 3

@@ -8,9 +8,11 @@ import pytest
 
 from mlx_mesh_wire import EngineError, messages, pack_body
 from mlx_mesh_wire.messages import Flag
+from mlx_mesh_worker import sent as results
 from mlx_mesh_worker import session as module
 from mlx_mesh_worker.runner import Admit, Cancel, Done, Piece, Returned, Trim, Withdraw
-from mlx_mesh_worker.session import Dump, Leave, Reconnect, Renamed, Send, Session, Told, Vitals
+from mlx_mesh_worker.session import Session, Vitals
+from mlx_mesh_worker.session_actions import Dump, Leave, Reconnect, Renamed, Send, Told
 
 KEY = b"0123456789abcdef"
 INFO = messages.Ready(1, 0, b"i" * 16, "w", "h", "m", 1, 1, ["echo"], [], [], 4, 5000, {})
@@ -210,7 +212,7 @@ def test_of_a_stream_nothing_is_kept_since_its_chunks_are_gone() -> None:
 
 
 def test_kept_results_are_bounded_in_number_size_and_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "SENT_EXTRA", 3 - INFO.slots)
+    monkeypatch.setattr(results, "SENT_EXTRA", 3 - INFO.slots)
     bench = Bench()
     jobs = [bench.admitted(i, i) for i in range(1, 7)]
     for job in jobs:
@@ -225,7 +227,7 @@ def test_kept_results_are_bounded_in_number_size_and_time(monkeypatch: pytest.Mo
 
 
 def test_a_result_that_is_too_large_to_keep_is_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "SENT_MAX_BYTES", sum(map(len, BODY)) - 1)
+    monkeypatch.setattr(results, "SENT_MAX_BYTES", sum(map(len, BODY)) - 1)
     bench = Bench()
     bench.done(bench.admitted(1, 7))
     assert isinstance(bench.job(60, 7)[0], Admit)

@@ -5,12 +5,13 @@ Every method takes the time, changes the session, and puts what is to be done in
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlx_mesh_wire import Flag, SlowConsumerError, WorkerLostError, limits, messages
 from mlx_mesh_worker.job import Job
 from mlx_mesh_worker.runner import Admit, Cancel, Done, Outcome, Piece, Returned, Trim, Withdraw
+from mlx_mesh_worker.sent import SentResults
+from mlx_mesh_worker.session_actions import Action, Dump, Leave, Reconnect, Renamed, Send, Told
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -18,55 +19,12 @@ if TYPE_CHECKING:
     from mlx_mesh_wire.body import Frame
     from mlx_mesh_wire.messages import Message
 
-SENT_EXTRA = 72
-SENT_MAX_BYTES = 64 * 1024 * 1024
-SENT_S = 30.0
-"""Results that were sent and are kept, since a broker may die with them: how many, how large, how long.
-
-No acknowledgement is needed: a broker has given this worker at most ``slots`` jobs that have not ended, 64 to prefetch
-and 8 suspects, so it has taken every result that is older than that many others.
-"""
-
 BACKLOG_MAX = 1024
 """Chunks that wait for credit before the job is ended: an engine that heeds ``job.blocked`` never comes near."""
 
 DEFAULT_INTERVALS_MS = {"beat_ms": 1000, "ping_ms": 1000, "silent_ms": 5000}
 IMPATIENT_S = 0.2
 """How often a broker that has fallen silent is pinged, so that its return is noticed soon."""
-
-
-class Send(NamedTuple):
-    """Send a message to the broker."""
-
-    message: Message
-    frames: Sequence[Frame]
-
-
-class Reconnect(NamedTuple):
-    """Throw the connection away and make a new one, then call ``connected``."""
-
-
-class Leave(NamedTuple):
-    """Everything is done: close and exit."""
-
-
-class Renamed(NamedTuple):
-    """Jobs have other ids than before: the flight recorder is to know."""
-
-
-class Told(NamedTuple):
-    """The broker complains of this worker or sends it away: an operator should know."""
-
-    message: messages.Error | messages.Bye
-
-
-class Dump(NamedTuple):
-    """The broker finds that this worker does not advance: write where each thread is."""
-
-    reason: str
-
-
-Action = Send | Reconnect | Leave | Renamed | Told | Dump | Admit | Cancel | Withdraw | Trim
 
 
 class Vitals(NamedTuple):
@@ -98,8 +56,7 @@ class Session:
         self._resumes = resumes
         self.jobs: dict[int, Job] = {}
         self._by_key: dict[tuple[bytes, int], Job] = {}
-        self._sent: OrderedDict[tuple[bytes, int], tuple[float, Done, int]] = OrderedDict()
-        self._sent_bytes = 0
+        self._sent = SentResults()
         self._leaving = False
         self._epoch = ""
         self._intervals = dict(DEFAULT_INTERVALS_MS)
@@ -132,7 +89,7 @@ class Session:
         """A connection was made: say who we are and what we hold."""
         self._heard = now
         held: list[list[bytes | int]] = [[*job.key, job.attempt] for job in self._by_key.values() if not job.stream]
-        held += [[*key, done.job.attempt] for key, (_, done, _) in self._sent.items()]
+        held += [[*key, done.job.attempt] for key, done in self._sent]
         for start in range(0, len(held), limits.HELD_MAX_ITEMS):
             self._send(messages.Held(self._info.instance, held[start : start + limits.HELD_MAX_ITEMS]))
         self._send(self._info if self.ready else messages.Loading(*self._info))
@@ -181,7 +138,7 @@ class Session:
         if now >= self._beat_due:
             self._beat_due = now + self._intervals["beat_ms"] / 1000
             self._beat(vitals())
-            self._drop_sent(now)
+            self._sent.drop(now)
         if silence >= self._intervals["ping_ms"] / 1000 and now >= self._ping_due:
             self._ping_due = now + IMPATIENT_S
             self._send(messages.Ping(1))
@@ -261,12 +218,10 @@ class Session:
             self.actions.append(Renamed())
 
     def _send_again(self, now: float, key: tuple[bytes, int], job: Job) -> None:
-        _, done, size = self._sent.pop(key)
-        self._sent_bytes -= size
         job.started = job.accepted = now
-        again = done._replace(job=job, finished=now)
+        again = self._sent.take(key)._replace(job=job, finished=now)
         self._answer(again)
-        self._keep(now, again)
+        self._sent.keep(now, again, self._info.slots)
 
     def _cancel(self, now: float, message: messages.Cancel, frames: Sequence[bytes]) -> None:
         job = self.jobs.get(message.id)
@@ -338,7 +293,7 @@ class Session:
         self._forget(done.job)
         self._answer(done)
         if not done.job.stream:
-            self._keep(now, done)
+            self._sent.keep(now, done, self._info.slots)
 
     def _answer(self, done: Done) -> None:
         job = done.job
@@ -355,18 +310,6 @@ class Session:
     def _send_error(self, job: Job, error: Any, frames: Sequence[Frame]) -> None:
         text = error.message[: limits.ERROR_MESSAGE_MAX_CHARS]
         self._send(messages.Error(job.id, error.code, text, error.retryable, error.retry_after_ms), frames)
-
-    def _keep(self, now: float, done: Done) -> None:
-        done.job.frames = ()  # The request is done with; only its result is kept.
-        size = sum(map(len, done.frames))
-        self._sent[done.job.key] = (now + SENT_S, done, size)
-        self._sent_bytes += size
-        while len(self._sent) > self._info.slots + SENT_EXTRA or self._sent_bytes > SENT_MAX_BYTES:
-            self._sent_bytes -= self._sent.popitem(last=False)[1][2]
-
-    def _drop_sent(self, now: float) -> None:
-        while self._sent and next(iter(self._sent.values()))[0] <= now:
-            self._sent_bytes -= self._sent.popitem(last=False)[1][2]
 
     def _forget(self, job: Job) -> None:
         self.jobs.pop(job.id, None)

@@ -22,7 +22,8 @@ from mlx_mesh_wire.transport import LINGER_MS, OversizedMessage, dealer, receive
 from mlx_mesh_wire.wake import Wake
 from mlx_mesh_worker.compute import Compute
 from mlx_mesh_worker.record import Record
-from mlx_mesh_worker.session import Dump, Leave, Reconnect, Renamed, Send, Session, Told, Vitals
+from mlx_mesh_worker.session import Session, Vitals
+from mlx_mesh_worker.session_actions import Dump, Leave, Reconnect, Renamed, Send, Told
 from mlx_mesh_worker.versions import versions
 from mlx_mesh_worker.vitals import age_s, resident_bytes
 from mlx_mesh_worker.watchdog import Watchdog
