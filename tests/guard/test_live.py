@@ -1,0 +1,55 @@
+"""The guard and the broker die in the midst of a recycle, under a real supervisord: no caller notices."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from mlx_mesh_wire.supervisor import Supervisor
+from tests.faults.callers import Callers
+from tests.faults.supervision import status, witnesses
+from tests.live import LiveMesh, live_mesh, until
+
+SLOW = """
+import time
+from mine import Witness
+
+class Slow(Witness):
+    def load(self):
+        time.sleep(1.0)
+"""
+
+
+def phases(mesh: LiveMesh) -> list[str]:
+    return [recycle["phase"] for recycle in (status(mesh)["guard"] or {"recycles": []})["recycles"]]
+
+
+def kill(mesh: LiveMesh, what: str) -> None:
+    processes = Supervisor(mesh.dir).look()
+    os.kill(next(each["pid"] for each in processes if what == each["name"]), signal.SIGKILL)
+
+
+def settled(mesh: LiveMesh, before: int) -> bool:
+    """Whether the worker has a successor that serves, alone."""
+    serving = [(worker["state"], worker["pid"]) for worker in status(mesh)["workers"]]
+    stand_ins = [process for process in Supervisor(mesh.dir).look() if process["stand_in"]]
+    return not phases(mesh) and not stand_ins and [state for state, pid in serving if pid != before] == ["ready"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_the_only_worker_of_a_model_is_recycled_though_the_guard_and_the_broker_die_meanwhile() -> None:
+    with live_mesh() as live:
+        (live.dir / "slow.py").write_text(SLOW)
+        live.env |= {"MLX_MESH_GUARD_MAX_AGE_S": "4", "MLX_MESH_GUARD_SAMPLE_S": "0.2"}
+        one_slow = ("--engine mine:Witness", "--engine slow:Slow"), ("numprocs = 2", "numprocs = 1")
+        with witnesses(live, *one_slow) as mesh, Callers(mesh, seconds=1.0) as callers:
+            for what in ("guard", "broker"):
+                until(lambda: "drain" in phases(mesh), "a worker that drains")
+                before = next(each["pid"] for each in status(mesh)["workers"] if each["name"] == "embed-0")
+                kill(mesh, what)
+                until(lambda old=before: settled(mesh, old), f"the successor after the death of the {what}")
+    assert callers.calls
+    assert not callers.failed
