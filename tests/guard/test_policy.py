@@ -94,17 +94,25 @@ def test_workers_trim_more_the_longer_it_lasts_and_are_told_when_it_is_over() ->
     assert [Trim(0), Trim(1), Trim(2), Trim(2), Trim(0)] == world.actions(Trim)
 
 
-def test_bulk_waits_first_and_standard_only_when_no_recycle_can_help() -> None:
-    world = pair()
+def test_bulk_waits_first_and_standard_only_when_workers_have_grown_and_no_recycle_can_help() -> None:
+    world = World(GuardSettings(), limit_mib=1000.0)
+    world.add("w-0").footprint = 300  # The only one of its model: it has to stay.
     at(world, 0.86)
     assert "bulk" == world.state.paused
     world.run(20)
     assert "bulk" == world.state.paused
-    at(world, 0.93)  # Nothing is to be gained from workers that take what they took at first.
+    at(world, 0.93)
     world.run(4)
     assert "standard" == world.state.paused
     at(world, 0.5)
     assert "" == world.state.paused
+
+
+def test_standard_requests_do_not_wait_for_memory_that_others_take() -> None:
+    world = pair()
+    at(world, 0.95)
+    world.run(30)
+    assert "bulk" == world.state.paused
 
 
 def test_a_pause_ends_after_a_minute_and_does_not_begin_anew_for_another() -> None:

@@ -23,8 +23,9 @@ class Candidate:
         self.worker = worker
         self.process = process
         self.footprint = worker.footprint or 0
+        self.grown = self.footprint - state.baseline(worker)
         # Key-value caches of running texts would only move with them.
-        self.gain = self.footprint - state.baseline(worker) - worker.memory.get("kv", 0)
+        self.gain = self.grown - worker.memory.get("kv", 0)
         budget = state.settings.max_footprint_bytes
         growth = state.growths.get(worker.pid)
         grows = growth is not None and growth.suspicious(now)
@@ -49,9 +50,13 @@ def candidates(sample: Sample, state: State, now: float) -> list[Candidate]:
 
 def worth(each: Candidate, sample: Sample) -> bool:
     """Whether a recycle would give back enough."""
+    return each.gain >= least_gain(sample)
+
+
+def least_gain(sample: Sample) -> float:
+    """Return the bytes that matter beside the tightest limit."""
     tightest = max(sample.limits, key=ratio, default=None)
-    share = GAIN_SHARE * tightest.limit if tightest is not None else 0.0
-    return each.gain >= max(GAIN_LEAST, share)
+    return max(GAIN_LEAST, GAIN_SHARE * tightest.limit if tightest is not None else 0.0)
 
 
 def allowed(each: Candidate, sample: Sample, state: State, now: float) -> bool:

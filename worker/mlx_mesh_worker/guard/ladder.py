@@ -100,7 +100,7 @@ def pause(sample: Sample, state: State, now: float, *, helpless: bool) -> list[A
         sample: what is known.
         state: changed; ``paused`` is what the broker is told.
         now: seconds of a monotonic clock.
-        helpless: no recycle is under way and none can be begun.
+        helpless: workers have grown, no recycle is under way and none can be begun.
     """
     if state.paused and (state.rung < PAUSE or now - state.paused_since >= state.settings.pause_max_s):
         if state.rung >= PAUSE:

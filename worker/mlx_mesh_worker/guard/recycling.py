@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from mlx_mesh_worker.guard.actions import Action, AddStandIn, Quiet, Restart
-from mlx_mesh_worker.guard.candidates import Candidate, allowed, alone, candidates, may_surge, worth
+from mlx_mesh_worker.guard.candidates import Candidate, allowed, alone, candidates, least_gain, may_surge, worth
 from mlx_mesh_worker.guard.ladder import RECYCLE, STOP, figures, overdue
 from mlx_mesh_worker.guard.state import Recycle, mib, say
 
@@ -40,10 +40,15 @@ def begin(sample: Sample, state: State, now: float) -> list[Action]:
 
 
 def helpless(sample: Sample, state: State, now: float) -> bool:
-    """Whether no recycle is under way and none could be begun for memory."""
+    """Whether workers have grown, no recycle is under way, and none could be begun for memory.
+
+    If none has grown it is others who take the memory: to hold requests back would help nobody.
+    """
     if state.recycles:
         return False
-    return not any(worth(each, sample) and allowed(each, sample, state, now) for each in candidates(sample, state, now))
+    found = candidates(sample, state, now)
+    could = any(worth(each, sample) and allowed(each, sample, state, now) for each in found)
+    return not could and any(each.grown >= least_gain(sample) for each in found)
 
 
 def _for_memory(sample: Sample, state: State, found: Sequence[Candidate], now: float) -> list[Action]:
