@@ -109,6 +109,16 @@ def test_a_worker_that_cannot_start_is_shown_with_its_log_and_nothing_is_left(no
     assert no_mesh.good("down").startswith("nothing is up")
 
 
+def test_a_guard_with_wrong_settings_is_shown_with_its_log_and_nothing_is_left(no_mesh: Shell, echo_conf: Path):
+    conf = echo_conf.with_name("impatient.conf")
+    conf.write_text(echo_conf.read_text().replace("startretries = 3", "startretries = 1"))
+    no_mesh.env["MLX_MESH_GUARD_TRIM_AT"] = "0.9"
+    errors = no_mesh.bad("up", "--detach", "--conf", conf)
+    assert "guard.pause_at: 0.85 is not allowed; allowed: more than trim_at, which is 0.9" in errors
+    assert "guard could not be started; its log is" in errors
+    assert no_mesh.good("down").startswith("nothing is up")
+
+
 def test_a_run_directory_that_others_may_enter_is_refused_by_supervisord_and_by_up(no_mesh: Shell):
     no_mesh.run_dir.mkdir(mode=0o755)
     assert f"run: chmod 700 {no_mesh.run_dir}" in no_mesh.bad("up", "--detach")

@@ -116,9 +116,16 @@ def test_what_the_guard_reports_is_told(changes: dict, line: str):
 
 
 def test_a_guard_that_does_not_report_is_worth_a_line_only_if_there_should_be_one():
-    assert memory({"guard": None, "processes": [process("w", 1)]}) == ""
-    line = memory({"processes": [process("guard", 0, "FATAL", is_worker=False)]})
-    assert line == "memory is not watched: guard is FATAL and does not report; see its log"
+    def shown(statename: str, uptime_s: float, guard: dict | None = None) -> str:
+        guards = [process("guard", 0, statename, is_worker=False)]
+        return memory({"guard": guard, "processes": guards, "uptime_s": uptime_s}).partition("\n")[0]
+
+    assert memory({"guard": None, "processes": [process("w", 1)], "uptime_s": 1.0}) == ""
+    assert shown("FATAL", 1.0) == "memory is not watched: guard is FATAL and does not report; see its log"
+    assert shown("RUNNING", 60.0) == "memory is not watched: guard is RUNNING and does not report; see its log"
+    assert shown("RUNNING", 1.0) == "memory is not watched yet: guard is RUNNING, the broker has just started"
+    assert shown("STOPPED", 60.0, report()) == "memory is not watched: guard is STOPPED; what it said last:"
+    assert shown("RUNNING", 60.0, report()) == "memory 50%, calm"
 
 
 def test_footprints_are_shown_where_they_tell_more():

@@ -25,14 +25,20 @@ GIVEN_UP = frozenset({"FATAL", "EXITED"})
 LOOK_EVERY_S = 0.05
 
 
-def local_workers() -> dict[int, dict[str, Any]] | None:
-    """Return what the broker says of the workers on this machine, by pid; None while it does not answer."""
+def broker_status() -> dict[str, Any] | None:
+    """Return what the broker says of itself and the mesh; None while it does not answer."""
     if not listening(ipc_endpoint("control")):
         return None
     try:
-        workers = command("status", {})["workers"]
+        status: dict[str, Any] = command("status", {})
     except MeshError:
         return None
+    return status
+
+
+def local_workers(status: dict[str, Any] | None) -> dict[int, dict[str, Any]]:
+    """Return the workers on this machine, by pid, of a ``broker_status``; none while it does not answer."""
+    workers = status["workers"] if status else ()
     return {worker["pid"]: worker for worker in workers if is_here(worker, host_name())}
 
 
@@ -99,4 +105,4 @@ def give_up(process: dict[str, Any], directory: Path, why: str = "could not be s
 def _state(process: dict[str, Any], old_pid: int) -> str:
     if old_pid and process["pid"] == old_pid:
         return "stopping"
-    return state_of(process, (local_workers() or {}).get(process["pid"]))
+    return state_of(process, local_workers(broker_status()).get(process["pid"]))

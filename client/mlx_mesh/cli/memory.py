@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from mlx_mesh.cli.merged import ALIVE
 from mlx_mesh.cli.table import duration, size, table
 
 RECENT_MAX = 5
@@ -17,13 +18,27 @@ AT_REST = {"psi_some": 1.0, "psi_full": 1.0, "level": 1.0}
 
 IN_BYTES = "swap_used"
 
+NEW_S = 10.0
+"""Until a broker is that old its guard may not have found it yet; as long as a report counts without a new one."""
+
 
 def memory(status: dict[str, Any]) -> str:
-    """Return the guard's report for people; empty without a guard, a line if there is one that does not report."""
+    """Return the guard's report for people; empty without a guard, a line if there is one that does not report.
+
+    The broker remembers what a guard said for some seconds after its end. That is told as such.
+    """
     report = status.get("guard")
+    guard = next((process for process in status["processes"] if process["guard"]), None)
     if report is None:
-        return _silent(status)
-    parts = (_pressure(report), _limits(report), _recycles(report), _given_up(report), _recent(report))
+        return _silent(guard, status["uptime_s"]) if guard else ""
+    parts = (
+        _gone(guard) if guard and guard["statename"] not in ALIVE else "",
+        _pressure(report),
+        _limits(report),
+        _recycles(report),
+        _given_up(report),
+        _recent(report),
+    )
     return "\n".join(filter(None, parts))
 
 
@@ -48,11 +63,14 @@ def _growth(footprint: dict[str, Any]) -> str:
     return f"{size(max(slope, 0))}/s" + (" leak" if footprint["leaking"] else "")
 
 
-def _silent(status: dict[str, Any]) -> str:
-    guards = [process for process in status["processes"] if process["guard"]]
-    if not guards:
-        return ""
-    (guard, *_) = guards
+def _gone(guard: dict[str, Any]) -> str:
+    return f"memory is not watched: {guard['name']} is {guard['statename']}; what it said last:"
+
+
+def _silent(guard: dict[str, Any], broker_s: float) -> str:
+    """Return that there is no report of a guard, for one that runs only if the broker is older than that takes."""
+    if guard["statename"] in ALIVE and broker_s < NEW_S:
+        return f"memory is not watched yet: {guard['name']} is {guard['statename']}, the broker has just started"
     return f"memory is not watched: {guard['name']} is {guard['statename']} and does not report; see its log"
 
 

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from mlx_mesh.cli.arguments import add_parser, add_timeout, seconds
-from mlx_mesh.cli.arriving import LOOK_EVERY_S, READY, local_workers, wait_until_serving
+from mlx_mesh.cli.arriving import LOOK_EVERY_S, READY, broker_status, local_workers, wait_until_serving
 from mlx_mesh.cli.connect import require_broker
 from mlx_mesh.cli.merged import ALIVE, by_number
 from mlx_mesh.cli.output import EXIT_OK, CommandError, count, fail, note, say
@@ -99,7 +99,7 @@ def _recycle(supervisor: Supervisor, process: dict[str, Any], args: argparse.Nam
     name, pid = process["name"], process["pid"]
     _warn_if_last(pid)
     left = 0
-    if not args.hurry and pid in (local_workers() or {}):
+    if not args.hurry and pid in local_workers(broker_status()):
         left = _drain(name, pid, args.drain)
     if left:
         note(f"  {name}: still holds {count(left, 'job')} after {args.drain:g} s; another worker goes on with that")
@@ -120,7 +120,7 @@ def _drain(name: str, pid: int, longest: float) -> int:
     command("drain", {"name": name, "on": True, "by": "operator"})
     deadline = time.monotonic() + longest
     try:
-        while held := (local_workers() or {}).get(pid, {"in_flight": 0})["in_flight"]:
+        while held := local_workers(broker_status()).get(pid, {"in_flight": 0})["in_flight"]:
             if time.monotonic() > deadline:
                 return int(held)
             time.sleep(LOOK_EVERY_S)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from mlx_mesh.cli.arriving import GIVEN_UP, LOOK_EVERY_S, READY, give_up, local_workers
-from mlx_mesh.cli.merged import ALIVE, state_of
+from mlx_mesh.cli.arriving import GIVEN_UP, LOOK_EVERY_S, READY, broker_status, give_up, local_workers
+from mlx_mesh.cli.merged import ALIVE, STARTING, state_of
 from mlx_mesh.cli.output import fail, note
 from mlx_mesh_wire.supervisor import full_name, never_started
 
@@ -27,10 +27,10 @@ def wait_until_ready(supervisor: Supervisor, directory: Path, timeout: float) ->
     begun = time.monotonic()
     told: dict[str, str] = {}
     while True:
-        workers, processes = local_workers(), _wanted(supervisor)
+        status, processes = broker_status(), _wanted(supervisor)
         if not processes:
             fail(f"supervisord is gone; look into {directory}/supervisord.log")
-        states = {full_name(process): _state(process, workers) for process in processes}
+        states = {full_name(process): _state(process, status) for process in processes}
         for process in processes:
             state = states[full_name(process)]
             if told.get(full_name(process)) != state:
@@ -53,14 +53,17 @@ def _wanted(supervisor: Supervisor) -> list[dict[str, Any]]:
     return [process for process in processes if not (begun and never_started(process))]
 
 
-def _state(process: dict[str, Any], workers: dict[int, dict[str, Any]] | None) -> str:
-    """Return ``ready``, or what else a process is; ``workers`` is None while no broker answers."""
+def _state(process: dict[str, Any], status: dict[str, Any] | None) -> str:
+    """Return ``ready``, or what else a process is; ``status`` is None while no broker answers."""
     state = str(process["statename"])
     if state in GIVEN_UP:
         return state
     if process["worker"]:
-        return state_of(process, (workers or {}).get(process["pid"]))
-    # supervisord says RUNNING after a second. A broker that answers does not need to be waited for, nor does the
-    # guard: the mesh serves without it.
-    early = (process["name"] == BROKER and workers is not None) or (process["guard"] and state in ALIVE)
+        return state_of(process, local_workers(status).get(process["pid"]))
+    if process["guard"]:
+        # Not as soon as it runs: with wrong settings it would be gone a moment later, and nobody told.
+        reports = bool(status and status["guard"])
+        return (READY if reports else STARTING) if state in ALIVE else state.lower()
+    # supervisord says RUNNING after a second; a broker that answers does not need to be waited for.
+    early = process["name"] == BROKER and status is not None
     return READY if state == "RUNNING" or early else state.lower()
