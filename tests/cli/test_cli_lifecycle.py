@@ -66,6 +66,10 @@ def test_supervisorctl_acts_on_the_mesh_of_the_run_directory(make_shell: Callabl
     assert "broker: started" in shell.supervisorctl("restart", "broker")
     wait_for(lambda: len(workers(shell)) == 2, "the workers at the new broker")
     assert json.loads(shell.good("status", "--json"))["epoch"] != epoch
+    shell.supervisorctl("stop", "broker")
+    refused = shell.bad("status")
+    assert f"the mesh is up and its broker is STOPPED: look into {shell.run_dir}/broker.log, then:" in refused
+    shell.supervisorctl("start", "broker")
     assert "Restarted supervisord" in shell.supervisorctl("reload")
     wait_for(lambda: len(workers(shell)) == 2, "the mesh after a reload")
 

@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from mlx_mesh.cli.arriving import GIVEN_UP, LOOK_EVERY_S, READY, broker_status, give_up, local_workers
+from mlx_mesh.cli.connect import BROKER
 from mlx_mesh.cli.merged import ALIVE, STARTING, state_of
 from mlx_mesh.cli.output import fail, note
 from mlx_mesh_wire.supervisor import full_name, never_started
@@ -14,8 +15,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mlx_mesh_wire.supervisor import Supervisor
-
-BROKER = "broker"
 
 
 def wait_until_ready(supervisor: Supervisor, directory: Path, timeout: float) -> None:
