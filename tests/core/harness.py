@@ -167,10 +167,16 @@ class Worker:
             self.say(messages.Final(job.job_id, job.attempt, 5, 50, 0), body)
 
     def beat(
-        self, *, moved: bool = True, running: Sequence[int] = (), warm: Sequence[str] = (), **counters: int
+        self,
+        *,
+        moved: bool = True,
+        draining: bool = False,
+        running: Sequence[int] = (),
+        warm: Sequence[str] = (),
+        **counters: int,
     ) -> None:
         self.progress += moved
-        self.say(messages.Beat(self.progress, 0, False, list(running), list(warm), {"rss": 1}, counters))
+        self.say(messages.Beat(self.progress, 0, draining, list(running), list(warm), {"rss": 1}, counters))
 
     def die(self, running: Sequence[int] | None = ()) -> None:
         self.harness.feed(events.ProcessExited(self.instance, None if running is None else frozenset(running)))

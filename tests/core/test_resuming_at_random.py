@@ -27,7 +27,7 @@ from mlx_mesh_worker.job import Job
 from mlx_mesh_worker.runner import Admit, Cancel, Done, Piece
 from mlx_mesh_worker.session import Session as WorkerSession
 from mlx_mesh_worker.session import Vitals
-from mlx_mesh_worker.session_actions import Reconnect, Send
+from mlx_mesh_worker.session_actions import Leave, Reconnect, Send
 
 TOKENS = 60
 TEXTS = 3
@@ -66,6 +66,7 @@ class TellingWorker:
         self.session = WorkerSession(info, mesh.now, resumes=True)
         self.wire = Wire()
         self.counts: dict[Job, int] = {}
+        self.left = False
         self.session.loaded(info, mesh.now)
 
     def obey(self) -> None:
@@ -81,6 +82,8 @@ class TellingWorker:
                 self.counts.pop(action.job, None)
             elif isinstance(action, Reconnect):
                 self.renew()
+            elif isinstance(action, Leave):
+                self.left = True
 
     def renew(self) -> None:
         self.wire = Wire()

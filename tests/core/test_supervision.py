@@ -10,7 +10,7 @@ import pytest
 from mlx_mesh_broker.core import events
 from mlx_mesh_broker.core.guard import GUARD_LEASE_S
 from mlx_mesh_wire import messages
-from mlx_mesh_wire.messages import Lane
+from mlx_mesh_wire.messages import Flag, Lane
 from tests.core.guard_words import CALM
 from tests.core.harness import Client, Harness, Worker
 
@@ -221,7 +221,7 @@ def test_it_is_known_who_drained_a_worker_until_it_is_back() -> None:
     assert [("draining", "operator")] == drained_by(mesh)
     mesh.feed(events.Drain("w", True, "guard"))
     assert [("draining", "operator")] == drained_by(mesh)
-    mesh.feed(events.Drain("w", False))
+    worker.say(messages.Quiet(False))
     assert [("ready", "")] == drained_by(mesh)
     worker.say(messages.Quiet(True))
     assert [("draining", "worker")] == drained_by(mesh)
@@ -241,3 +241,46 @@ def test_a_guard_drains_workers_of_its_own_machine_only_whatever_others_are_call
     assert ([messages.Quiet(True)], []) == ([message for message, _ in near.take()], far.take())
     mesh.feed(events.Drain("w", True))
     assert [("draining", "operator")] * 2 == drained_by(mesh)
+
+
+def test_a_worker_that_leaves_gets_no_work_though_it_is_told_to_serve_again() -> None:
+    mesh = Harness()
+    worker, client = mesh.worker(), mesh.client()
+    waiting = client.request(flags=Flag.WAIT_FOR_READY)
+    (job,) = worker.jobs()
+    mesh.feed(events.Drain("w", True, "guard"))
+    worker.say(messages.Quiet(True))
+    worker.say(messages.Return(job.job_id, "draining"))
+    mesh.feed(events.Drain("w", False))
+    assert [("draining", "worker")] == drained_by(mesh)
+    worker.beat(draining=True)
+    assert ([], [("draining", "worker")]) == (worker.jobs(), drained_by(mesh))
+    worker.beat()  # It had said so on a new connection only, and was to be had again.
+    assert [waiting] == [job.request_id for job in worker.jobs()]
+    assert [("ready", "")] == drained_by(mesh)
+
+
+def test_a_worker_that_drains_while_it_loads_is_loading_again_when_that_is_taken_back() -> None:
+    mesh = Harness()
+    worker, client = mesh.worker(loading=True), mesh.client()
+    mesh.feed(events.Drain("w", True))
+    mesh.feed(events.Drain("w", False))
+    asked = client.request()
+    assert ([], [("loading", "")]) == (worker.jobs(), drained_by(mesh))
+    worker.returning()
+    assert [asked] == [job.request_id for job in worker.jobs()]
+
+
+def test_who_shares_a_computation_does_not_wait_in_a_lower_lane_than_its_own() -> None:
+    mesh = Harness(prefetch=0)
+    worker, client = mesh.worker(pure=["echo"]), mesh.client()
+    first = client.request(body=[b"1"], lane=Lane.INTERACTIVE)
+    (job,) = worker.jobs()
+    leader, bulk, follower = (client.request(lane=lane) for lane in (Lane.INTERACTIVE, Lane.BULK, Lane.INTERACTIVE))
+    tell(mesh, "bulk")
+    client.say(messages.Cancel(leader))
+    worker.finish(job)
+    (job,) = worker.jobs()
+    assert follower == job.request_id
+    worker.finish(job)
+    assert {first: "OK", leader: "CANCELLED", bulk: "OK", follower: "OK"} == client.answers()

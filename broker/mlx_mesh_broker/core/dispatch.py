@@ -175,7 +175,8 @@ class Dispatcher:
         if request in state.asked:
             del state.asked[request]
             return
-        heir = request.followers.popitem(last=False)[0] if request.followers else None
+        # The others wait behind it, so it must not be in a lane that is paused, or has to wait longer, than theirs.
+        heir = min(request.followers, key=lambda each: each.lane) if request.followers else None
         if heir is not None:
             self._inherit(request, heir)
         elif request.key is not None and state.flights.get(request.key) is request:
@@ -199,6 +200,8 @@ class Dispatcher:
 
     def _inherit(self, request: Request, heir: Request) -> None:
         assert request.key is not None  # noqa: S101  only shared requests have followers
+        assert request.followers is not None  # noqa: S101  it has this one
+        del request.followers[heir]
         heir.leader = None
         heir.queue = request.queue
         heir.followers, request.followers = request.followers, None

@@ -175,12 +175,13 @@ class Worker:
         progressed: when its compute last advanced, or when it last went from idle to busy.
         lowest: the lowest lane of which it gets new jobs; higher than bulk while its machine is short of memory.
         drained_by: who had it drained, ``operator``, ``guard`` or ``worker``; empty unless it is draining.
+        quiet: whether it said itself that it drains, which only its own word ends.
     """
 
     __slots__ = (
         "alarm", "beat", "bulk", "bulk_capacity", "capacity", "cursor", "drained_by", "heard", "info", "jobs",
-        "joined", "lowest", "models", "ops", "progress", "progressed", "pure_ops", "queues", "remote", "route",
-        "served", "slots", "state", "used", "version", "warm",
+        "joined", "lowest", "models", "ops", "progress", "progressed", "pure_ops", "queues", "quiet", "remote",
+        "route", "served", "slots", "state", "used", "version", "warm",
     )  # fmt: skip
 
     def __init__(self, route: bytes, info: messages.Ready | messages.Loading, prefetch: int, now: float) -> None:
@@ -200,6 +201,7 @@ class Worker:
         self.remote = False
         self.lowest = Lane.BULK
         self.drained_by = ""
+        self.quiet = False
         self.beat: messages.Beat | None = None
         self.alarm: Alarm | None = None
         self.describe(info, prefetch)

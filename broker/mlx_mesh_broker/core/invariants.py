@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from mlx_mesh_broker.core import state as tables
 from mlx_mesh_broker.core.catalogue import ANY
 from mlx_mesh_broker.core.entities import REQUEST_BYTES, SMALL_BYTES
-from mlx_mesh_broker.core.guard import ROSTER_MAX
+from mlx_mesh_broker.core.guard import GUARD_LEASE_S, ROSTER_MAX
 from mlx_mesh_broker.core.lifecycle import COMING, WorkerState
 from mlx_mesh_broker.core.streams import lacks_state
 from mlx_mesh_wire.messages import Lane
@@ -50,6 +50,9 @@ def check(state: State) -> None:
     for key, leader in state.flights.items():
         _must(leader.key == key and leader.leader is None, "a flight is led by a request with its key")
         _must(leader.waiting or leader.worker is not None, "a leader is under way")
+        waits = leader.waiting and not leader.attempts
+        behind = waits and any(follower.lane < leader.lane for follower in leader.followers or ())
+        _must(not behind, "nobody waits behind a leader of a lower lane")
     held = sum(len(worker.jobs) for worker in state.instances.values())
     _must(held == sum(r.worker is not None for r in outstanding), "jobs and requests agree")
 
@@ -91,7 +94,8 @@ def _check_worker(state: State, worker: Worker) -> None:
     _must(worker.alarm is not None and worker.alarm in state.timers, f"{name} is watched")
     _must(worker.bulk == sum(r.lane == Lane.BULK for r in worker.jobs.values()), f"{name} counts its bulk jobs")
     _must(worker.lowest == (Lane.BULK if worker.remote else state.guard.lowest), f"{name} pauses with its machine")
-    _must(bool(worker.drained_by) == (worker.state is WorkerState.DRAINING), f"{name} knows who drained it")
+    draining = worker.state is WorkerState.DRAINING
+    _must(bool(worker.drained_by) == draining >= worker.quiet, f"{name} knows who drained it")
     for queue in worker.queues:
         _must(worker in queue.pool.workers, f"{name} is in the pools of its queues")
 
@@ -109,6 +113,8 @@ def _check_guard(state: State) -> None:
     guard = state.guard
     _must((guard.report is None) == (guard.lease is None), "a report of the guard holds for a time")
     _must(guard.lease is None or guard.lease in state.timers, "it ends by itself")
+    _must(guard.lease is None or guard.lease.due == guard.told_at + GUARD_LEASE_S, "so long after it came")
+    _must(guard.told_at <= state.now, "it came before now")
     _must(guard.report is not None or guard.lowest is Lane.BULK, "nothing is paused without a guard")
     _must(len(state.roster) <= ROSTER_MAX, "workers that have been here are capped")
 

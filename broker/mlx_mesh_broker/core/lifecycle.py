@@ -60,7 +60,7 @@ TRANSITIONS: dict[WorkerState, dict[Turn, WorkerState]] = {
         _T.QUIET: _S.DRAINING,
         **_ENDS,
     },
-    _S.DRAINING: {_T.QUIET: _S.DRAINING, _T.RESUME: _S.READY, _T.READY: _S.READY, **_ENDS},
+    _S.DRAINING: {_T.LOAD: _S.LOADING, _T.QUIET: _S.DRAINING, _T.RESUME: _S.READY, _T.READY: _S.READY, **_ENDS},
     _S.LOST: {},
     _S.LEFT: {},
 }

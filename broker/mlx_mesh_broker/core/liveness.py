@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from mlx_mesh_broker.core.actions import Unwatch
 from mlx_mesh_broker.core.answers import failure
 from mlx_mesh_broker.core.lifecycle import Turn, WorkerState, next_state
-from mlx_mesh_wire.messages import Cancel, Dump
+from mlx_mesh_wire.messages import Cancel, Dump, Loading
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -48,6 +48,24 @@ class Liveness:
             worker.drained_by = by
         self.turn(worker, Turn.QUIET)
 
+    def resume(self, worker: Worker) -> None:
+        """Have a draining worker serve again, once it can.
+
+        One that leaves goes on draining whatever it is told. It would return each job at once, and get it again.
+        """
+        if worker.quiet:
+            worker.drained_by = ITSELF
+        else:
+            self.turn(worker, Turn.LOAD if type(worker.info) is Loading else Turn.RESUME)
+
+    def said_quiet(self, worker: Worker, on: bool) -> None:
+        """Take a worker's own word for whether it drains."""
+        if on:
+            self.drain(worker, ITSELF)
+        worker.quiet = on
+        if not on:
+            self.resume(worker)
+
     def turn(self, worker: Worker, turn: Turn) -> None:
         """Change the worker's state by the table, and what follows from that."""
         before = worker.state
@@ -56,6 +74,7 @@ class Liveness:
             return
         if worker.state is not WorkerState.DRAINING:
             worker.drained_by = ""
+            worker.quiet = False
         level = "warning" if worker.state in (WorkerState.SUSPECT, WorkerState.STALLED, WorkerState.LOST) else "info"
         by = {"by": worker.drained_by} if worker.drained_by else {}
         name = "worker_" + worker.state.value

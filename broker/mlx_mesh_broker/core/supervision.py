@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mlx_mesh_broker.core.guard import GUARD_LEASE_S
-from mlx_mesh_broker.core.lifecycle import Turn, WorkerState
+from mlx_mesh_broker.core.lifecycle import WorkerState
 from mlx_mesh_broker.core.liveness import GUARD
 from mlx_mesh_wire.messages import Lane, Quiet, Trim
 
@@ -38,7 +38,7 @@ class Supervision:
             if event.on:
                 self._liveness.drain(worker, event.by)
             else:
-                self._liveness.turn(worker, Turn.RESUME)
+                self._liveness.resume(worker)
 
     def trim(self, event: TrimWorkers) -> None:
         """Ask local workers for memory; those elsewhere have a guard of their own."""

@@ -187,16 +187,15 @@ class Workers:
             worker.progressed = self._state.now
             if worker.state is WorkerState.STALLED:
                 self._liveness.turn(worker, Turn.MOVED)
+        if worker.quiet and worker.drained_by == ITSELF and not message.draining:
+            self._liveness.said_quiet(worker, False)
         warm = frozenset(message.warm)
         if warm != worker.warm:
             worker.warm = warm
             self._dispatcher.changed(worker)
 
     def _quiet(self, worker: Worker, message: Quiet, frames: Sequence[bytes]) -> None:
-        if message.on:
-            self._liveness.drain(worker, ITSELF)
-        else:
-            self._liveness.turn(worker, Turn.RESUME)
+        self._liveness.said_quiet(worker, message.on)
 
     def _bye(self, worker: Worker, message: Bye, frames: Sequence[bytes]) -> None:
         self._liveness.lose(worker, Turn.BYE, (), message.reason or "it left")
