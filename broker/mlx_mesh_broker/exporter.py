@@ -25,6 +25,9 @@ _Report = dict[str, Any] | None
 STATES = [state.value for state in WorkerState if TRANSITIONS[state]]
 """States of a worker that is still there."""
 
+ALERTED = ("held_up", "poisoned", "workers_lost", "workers_stalled")
+"""Events that are shown before they happen: an alert on how much one has grown would not see the first otherwise."""
+
 
 def collect(snapshot: Snapshot) -> Iterator[Metric]:
     """Yield the metric families of a snapshot."""
@@ -36,7 +39,7 @@ def collect(snapshot: Snapshot) -> Iterator[Metric]:
     yield from _processes(snapshot.status["guard"])
     yield _paused(snapshot.status["paused"])
     events = CounterMetricFamily("mlx_mesh_broker_events", "Things that happened in the broker.", labels=["event"])
-    for name, value in sorted({**snapshot.counts, **snapshot.shell}.items()):
+    for name, value in sorted({**dict.fromkeys(ALERTED, 0), **snapshot.counts, **snapshot.shell}.items()):
         events.add_metric([name], value)
     yield events
     yield GaugeMetricFamily("mlx_mesh_clients", "Clients connected.", snapshot.status["clients"])

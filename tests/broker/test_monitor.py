@@ -8,6 +8,7 @@ import socket
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 import pytest
@@ -89,6 +90,13 @@ def test_metrics_count_what_happened(mesh: LiveMesh, bystander: Mesh, port: int)
     assert after[key("worker_memory_bytes", worker="w", kind="rss")] > 10_000_000
     assert 0 < after[key("e2e_request_latency_seconds_sum", **echo)] < 60
     assert not [labels for _, labels in after if ("op", "no-such-op") in labels or ("op", "late") in labels]
+
+
+def test_an_alert_on_the_growth_of_an_event_sees_the_first_one_too(port: int) -> None:
+    rules = (Path(__file__).parents[2] / "deploy/alerts.yml").read_text()
+    events = re.findall(r'increase\(mlx_mesh_broker_events_total\{event="(\w+)"', rules)
+    assert "poisoned" in events
+    assert [name for name in events if key("broker_events_total", event=name) not in samples(port)] == []
 
 
 def test_what_the_guard_reports_is_shown_while_it_does(mesh: LiveMesh, bystander: Mesh, port: int) -> None:
