@@ -136,9 +136,11 @@ def test_a_run_directory_with_a_long_path_is_refused(no_mesh: Shell):
     assert "is too long" in no_mesh.bad("up", "--detach")
 
 
-def test_a_conf_that_is_not_there_is_refused(no_mesh: Shell, tmp_path: Path):
+def test_a_conf_that_is_not_there_or_no_mesh_s_is_refused(no_mesh: Shell, tmp_path: Path):
     assert "there is no such file" in no_mesh.bad("up", "--conf", tmp_path / "none")
-    (tmp_path / "broken").write_text("[supervisord\n")
+    (tmp_path / "elsewhere").write_text("[supervisord]\n;[rpcinterface:mlx_mesh]\n")
+    assert "elsewhere has no [rpcinterface:mlx_mesh]" in no_mesh.bad("up", "--conf", tmp_path / "elsewhere")
+    (tmp_path / "broken").write_text("[rpcinterface:mlx_mesh]\n[supervisord\n")
     assert "supervisord did not start" in no_mesh.bad("up", "--conf", tmp_path / "broken")
 
 

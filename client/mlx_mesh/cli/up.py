@@ -38,6 +38,7 @@ examples:
   mlx-mesh up --generate ~/models/qwen text too, by the model in that folder (or a name on the hub)
   mlx-mesh up --conf my.conf           other engines, models or numbers of workers: a changed supervisord.conf"""
 
+PLUGIN_SECTION, INCLUDE_SECTION = "[rpcinterface:mlx_mesh]", "[include]"
 GENERATE_PROGRAM = "[program:generate]"
 MODEL_VARIABLE = "MLX_MESH_GENERATE_MODEL"
 """What that program reads its model from, if nothing else says."""
@@ -164,7 +165,11 @@ def start(directory: Path, supervisor: Supervisor, conf: Path, model: str = "") 
         KeyboardInterrupt: a signal came meanwhile; supervisord is stopped again.
     """
     _check_free(directory, supervisor, conf)
-    if model and GENERATE_PROGRAM not in conf.read_text(encoding="utf-8", errors="replace"):
+    lines = {line.strip() for line in conf.read_text(encoding="utf-8", errors="replace").splitlines()}
+    if not lines & {PLUGIN_SECTION, INCLUDE_SECTION}:
+        # supervisord would start all of it where it stands, and nobody would find it to stop it.
+        fail(f"{conf} has no {PLUGIN_SECTION}; take that section from the supervisord.conf that comes with the mesh")
+    if model and GENERATE_PROGRAM not in lines:
         fail(f"{conf} has no {GENERATE_PROGRAM} that --generate could start")
     environment = {**os.environ, MODEL_VARIABLE: model} if model else None
     command = [sys.executable, "-W", "ignore", "-m", "supervisor.supervisord", "-c", str(conf.absolute())]
