@@ -12,6 +12,7 @@ are started here if a model is named for them.
 
 from __future__ import annotations
 
+import getopt
 import os
 import sys
 from pathlib import Path
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 GROUP: Final = "generate"
 MODEL_VARIABLE: Final = "MLX_MESH_GENERATE_MODEL"
+CONF_OPTIONS: Final = ("-c", "--configuration")
 
 
 def _enter_run_dir() -> None:
@@ -82,10 +84,22 @@ def _start_generate(supervisord: Any) -> None:
             process.spawn()
 
 
+def _with_whole_path(words: list[str], options: Any) -> list[str]:
+    """Return supervisord's command line with the path of its conf file, in whatever way it had found that.
+
+    At ``supervisorctl reload``, when all processes are stopped already, it looks for the file again: from the run
+    directory, where it would find none, and end.
+    """
+    found, rest = getopt.getopt(words, "".join(options.short_options), options.long_options)
+    others = [word for name, value in found if name not in CONF_OPTIONS for word in (name, value) if word]
+    return [CONF_OPTIONS[0], options.configfile, *others, *rest]
+
+
 def enter(supervisord: Any) -> Namespace:
     """Finish what importing began, and return the methods ``mlx_mesh.*``; supervisord calls this for its socket."""
     options = supervisord.options
     options.configfile = str(Path(options.here) / Path(options.configfile).name)
+    sys.argv[1:] = _with_whole_path(sys.argv[1:], options)
     # Before supervisord answers anybody, so that whoever asks never sees a program as off that is about to start.
     events.subscribe(events.SupervisorRunningEvent, lambda _: _start_generate(supervisord))
     events.subscribe(events.SupervisorRunningEvent, lambda _: stops.install(supervisord))

@@ -36,7 +36,9 @@ class Hurry:
         for process, pid, times in self._told:
             # supervisord has not reaped it, so the pid is still its own.
             if process.pid == pid and process.killing:
-                with contextlib.suppress(ProcessLookupError):
+                # Whatever the kernel has against it (a program with a user of its own): raised in a handler, it would
+                # end supervisord.
+                with contextlib.suppress(OSError):
                     os.kill(pid, process.config.stopsignal)
                 if times > 1:
                     left.append((process, pid, times - 1))

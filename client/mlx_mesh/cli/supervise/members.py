@@ -108,6 +108,8 @@ def _read_again(options: Any, group: str, section: str, taken: Container[str]) -
     reader = copy.copy(options)
     reader.configroot = SimpleNamespace(supervisord=copy.copy(options.configroot.supervisord))
     reader.environ_expansions = dict(options.environ_expansions)
+    # It adds to these, and nobody would read or empty them.
+    reader.parse_criticals, reader.parse_warnings, reader.parse_infos = [], [], []
     reader.processes_from_section = processes_from_section
     try:
         reader.read_config(options.configfile)
