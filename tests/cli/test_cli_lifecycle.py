@@ -86,6 +86,13 @@ def test_meshes_live_side_by_side_and_each_is_up_at_most_once(make_shell: Callab
     assert len(workers(two)) == 2
     one.good("up", "--detach", "--conf", echo_conf)
     assert len(workers(one)) == 2
+    assert "supervisord does not answer" not in one.good("status")
+    left = [*workers(one).values(), json.loads((one.run_dir / "broker.lock").read_text())["pid"]]
+    os.kill(int((one.run_dir / "supervisord.pid").read_text()), signal.SIGKILL)
+    assert "supervisord does not answer: what ends is not started again" in one.good("status")
+    for pid in left:
+        os.kill(pid, signal.SIGTERM)
+    wait_for(lambda: b"nothing is up" in one.run("mlx-mesh", "down").stdout, "the broker's end")
 
 
 def test_up_in_the_foreground_shows_the_logs_and_stops_everything_on_ctrl_c(no_mesh: Shell, echo_conf: Path):
@@ -148,8 +155,11 @@ def test_a_broker_started_by_hand_is_left_alone(no_mesh: Shell):
     broker = no_mesh.start("mlx-mesh-broker")
     try:
         wait_for((no_mesh.run_dir / "control.sock").exists, "the broker's sockets")
-        assert "a broker that supervisord did not start" in no_mesh.bad("up", "--detach")
-        assert "was not started by supervisord" in no_mesh.bad("down")
+        for refused in (no_mesh.bad("up", "--detach"), no_mesh.bad("down")):
+            assert (
+                f"has no supervisord; end it, and the workers that mlx-mesh status shows, with: kill {broker.pid}"
+                in (refused)
+            )
         assert "no workers" in no_mesh.good("status")
     finally:
         broker.terminate()

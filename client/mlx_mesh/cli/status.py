@@ -17,7 +17,7 @@ from mlx_mesh_wire import MeshError
 from mlx_mesh_wire.host import host_name, process_start
 from mlx_mesh_wire.messages import LANE_NAMES
 from mlx_mesh_wire.paths import run_dir
-from mlx_mesh_wire.supervisor import Supervisor, never_started
+from mlx_mesh_wire.supervisor import Supervisor, SupervisorError, never_started
 
 if TYPE_CHECKING:
     import argparse
@@ -47,6 +47,8 @@ CACHES = {"kv": "KV", "prefix_cache": "PREFIXES"}
 
 BATCHING, BATCHED = "batching ", "continuous"
 """The engine ``generate`` says so of each model in memory; only another answer is worth a line."""
+
+SUPERVISORD_LOST = "supervisord does not answer: what ends is not started again, and memory is not watched"
 
 WATCH_MIN_S = 0.1
 CLEAR_SCREEN = "\x1b[H\x1b[2J"
@@ -98,9 +100,13 @@ def run(args: argparse.Namespace) -> int:
 
 def gather(status: dict[str, Any], supervisor: Supervisor) -> dict[str, Any]:
     """Return the broker's status with ``processes`` of supervisord, and ``workers`` as both see them."""
-    processes = supervisor.processes()
+    try:
+        processes, lost = supervisor.look(), False
+    except SupervisorError as error:
+        # It leaves its socket behind when it is killed; a mesh that never had one has none.
+        processes, lost = [], error.unreachable and supervisor.socket.exists()
     rows = merge(status["workers"], processes, host=host_name(), alive=lambda pid: process_start(pid) != 0)
-    return {**status, "workers": rows, "processes": processes}
+    return {**status, "workers": rows, "processes": processes, "supervisord_lost": lost}
 
 
 def _show(found: dict[str, Any], before: dict[str, Any] | None, args: argparse.Namespace) -> None:
@@ -119,6 +125,7 @@ def render(status: dict[str, Any], before: dict[str, Any] | None = None) -> str:
         _engines(status["workers"]),
         _queues(status["queues"]),
         memory(status),
+        SUPERVISORD_LOST if status.get("supervisord_lost") else "",
         _troubled(status),
     )
     return "\n\n".join(filter(None, parts))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import json
 import os
 import signal
 import subprocess
@@ -42,6 +43,9 @@ PLUGIN_SECTION, INCLUDE_SECTION = "[rpcinterface:mlx_mesh]", "[include]"
 GENERATE_PROGRAM = "[program:generate]"
 MODEL_VARIABLE = "MLX_MESH_GENERATE_MODEL"
 """What that program reads its model from, if nothing else says."""
+
+BROKER_LOCK = "broker.lock"
+"""Where a broker writes its pid."""
 
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Ctrl-C, ``kill``, and a terminal that was closed."""
@@ -111,7 +115,7 @@ def run_down(args: argparse.Namespace) -> int:
     if stop(supervisor, args.timeout):
         say("the mesh is down")
     elif listening(ipc_endpoint("frontend")):
-        fail(f"the broker in {run_dir()} was not started by supervisord; stop it where you started it")
+        fail(_alone(run_dir()))
     else:
         say(f"nothing is up in {run_dir()}")
     return EXIT_OK
@@ -212,7 +216,17 @@ def _check_free(directory: Path, supervisor: Supervisor, conf: Path) -> None:
             "look at it with: mlx-mesh status, stop it with: mlx-mesh down"
         )
     if listening(ipc_endpoint("frontend")):
-        fail(f"a broker that supervisord did not start is running in {directory}; stop it first")
+        fail(_alone(directory))
+
+
+def _alone(directory: Path) -> str:
+    """Return that a broker was started by hand, or that its supervisord was killed, and how to end it."""
+    text = f"the broker in {directory} has no supervisord; end it, and the workers that mlx-mesh status shows"
+    try:
+        pid = json.loads((directory / BROKER_LOCK).read_text(encoding="utf-8"))["pid"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return text
+    return f"{text}, with: kill {pid}, and so on"
 
 
 def _follow(supervisor: Supervisor, directory: Path) -> None:
