@@ -90,13 +90,15 @@ class Control:
         return self._core.status(now)
 
     def _drain(self, now: float, args: dict[str, Any]) -> Any:
-        name, on, by = args.get("name"), args.get("on", True), args.get("by", OPERATOR)
+        name, on, by, pid = args.get("name"), args.get("on", True), args.get("by", OPERATOR), args.get("pid", 0)
         if not isinstance(name, str) or not isinstance(on, bool):
             raise InvalidRequestError("drain needs name (a string) and on (a boolean)", details={"field": "name"})
         if by not in (OPERATOR, GUARD):
             raise InvalidRequestError(f"by is {by!r}, must be {OPERATOR!r} or {GUARD!r}", details={"field": "by"})
+        if type(pid) is not int or pid < 0:
+            raise InvalidRequestError(f"pid is {pid!r}, must be an integer of at least 0", details={"field": "pid"})
         _named(name, self._core.status(now)["workers"])
-        self._feed(Drain(name, on, by))
+        self._feed(Drain(name, on, by, pid))
         return _named(name, self._core.status(now)["workers"])
 
     def _trim(self, now: float, args: dict[str, Any]) -> Any:

@@ -241,6 +241,21 @@ def test_a_guard_drains_workers_of_its_own_machine_only_whatever_others_are_call
     assert ([messages.Quiet(True)], []) == ([message for message, _ in near.take()], far.take())
     mesh.feed(events.Drain("w", True))
     assert [("draining", "operator")] * 2 == drained_by(mesh)
+    mesh.feed(events.Drain("w", False, "guard"))
+    assert [("draining", "operator")] * 2 == drained_by(mesh)
+
+
+def test_a_worker_of_this_machine_can_be_meant_by_its_pid_whatever_others_are_called() -> None:
+    mesh = Harness()
+    near, far, other = mesh.worker("w"), mesh.worker("far", machine="elsewhere"), mesh.worker("w2")
+    far.describe(name="w", pid=near.pid)
+    far.returning()
+    for on in (True, False):
+        for each in (near, far, other):
+            each.take()
+        mesh.feed(events.Drain("*", on, pid=near.pid))
+        told = [[message for message, _ in each.take()] for each in (near, far, other)]
+        assert [[messages.Quiet(on)], [], []] == told
 
 
 def test_a_worker_that_leaves_gets_no_work_though_it_is_told_to_serve_again() -> None:

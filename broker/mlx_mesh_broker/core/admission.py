@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from mlx_mesh_broker.core import state as tables
 from mlx_mesh_broker.core.answers import failure
-from mlx_mesh_broker.core.dispatch import no_worker
 from mlx_mesh_broker.core.entities import Request
+from mlx_mesh_broker.core.nobody import no_worker
 from mlx_mesh_broker.core.overload import RETRY_MAX_MS, Overload
 from mlx_mesh_broker.core.sharing import HASHED_MAX_BYTES, content_key
 from mlx_mesh_broker.core.streams import Streams, lacks_state

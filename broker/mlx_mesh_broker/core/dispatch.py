@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mlx_mesh_broker.core.answers import failure
-from mlx_mesh_broker.core.guard import given_up
 from mlx_mesh_broker.core.lifecycle import COMING, WorkerState
+from mlx_mesh_broker.core.nobody import no_worker
 from mlx_mesh_broker.core.state import AFFINITY_MAX
 from mlx_mesh_broker.core.streams import ask, lacks_state
-from mlx_mesh_wire import limits
 from mlx_mesh_wire.messages import Cancel, Flag, Job, Lane
 
 if TYPE_CHECKING:
@@ -258,18 +257,3 @@ class Dispatcher:
         table.move_to_end(affinity)
         if len(table) > AFFINITY_MAX:
             table.popitem(last=False)
-
-
-def no_worker(state: State, op: str, model: str) -> Failure:
-    """Return why there is nobody to compute an op, which processes were given up, and what would help."""
-    catalogue = state.catalogue
-    if op in catalogue.models and not catalogue.serves(op, model):
-        models = catalogue.models_named(op)
-        code, text = "UNKNOWN_MODEL", f"no worker serves {op!r} with model {model!r}; there is {models}"
-        why = given_up(state, op, model)
-    else:
-        offers = f"the mesh serves {catalogue.ops_named()}" if catalogue.models else "the mesh has no workers"
-        code = "NO_WORKER"
-        text = f"no worker serves {op!r}; {offers}; start one, or pass wait_for_ready=True to wait for it"
-        why = given_up(state, op, "")
-    return failure(code, text[: limits.ERROR_MESSAGE_MAX_CHARS - len(why)] + why)

@@ -90,12 +90,13 @@ class HeldUp(NamedTuple):
 class Drain(NamedTuple):
     """Somebody wants the workers with this name (or every one, for ``*``) drained, or back (``on`` false).
 
-    ``by`` is ``operator`` or ``guard``.
+    ``by`` is ``operator`` or ``guard``; with a ``pid`` only the worker of this machine that has it is meant.
     """
 
     name: str
     on: bool
     by: str = "operator"
+    pid: int = 0
 
 
 class TrimWorkers(NamedTuple):

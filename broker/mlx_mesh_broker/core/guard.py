@@ -1,4 +1,4 @@
-"""What the guard of this machine says, and what workers served that are not here: the reasons behind NO_WORKER."""
+"""What the guard of this machine says, and what workers serve or served, whether they are here or not."""
 
 from __future__ import annotations
 
@@ -9,21 +9,14 @@ from mlx_mesh_wire.messages import Lane
 
 if TYPE_CHECKING:
     from mlx_mesh_broker.core.catalogue import Kind
-    from mlx_mesh_broker.core.state import State
     from mlx_mesh_broker.core.timers import Alarm
-    from mlx_mesh_wire.guard_report import GuardReport, Troubled
+    from mlx_mesh_wire.guard_report import GuardReport
 
 GUARD_LEASE_S: Final = 10.0
 """How long a report holds. The guard sends one a second: ten that are missing mean that it is gone, not late."""
 
 ROSTER_MAX: Final = 4096
 """Names of workers whose ops are remembered, those not seen for longest go first: as many as may be here at once."""
-
-NAMED_MAX: Final = 3
-"""Processes that one error names; the others have the same cause more often than not."""
-
-NAMED_MAX_CHARS: Final = 220
-"""What is said of each of them, so that three leave room for the rest of the text."""
 
 
 class Guard:
@@ -75,26 +68,3 @@ class Roster:
             return None
         ops, models = kind
         return op in ops and (not model or not models or model in models)
-
-
-def given_up(state: State, op: str, model: str) -> str:
-    """Return which processes would serve the op on the model, had they not been given up; an empty model means any.
-
-    Of a process that has not been here in this epoch nobody knows what it serves, so it is named if no other is.
-    """
-    report = state.guard.report
-    if report is None or not report.troubled:
-        return ""
-    served = {each: state.roster.served(each.name, op, model) for each in report.troubled}
-    fit = [each for each, known in served.items() if known]
-    if not fit and op not in state.catalogue.models:
-        fit = [each for each, known in served.items() if known is None]
-    age_s = state.now - state.guard.told_at
-    return "".join("; " + _told(each, age_s) for each in fit[:NAMED_MAX])
-
-
-def _told(process: Troubled, age_s: float) -> str:
-    again = f"it is started again in {max(0.0, process.retry_s - age_s):.0f} s"
-    end = f"; {again}" if process.retry_s >= 0 else ""
-    text = ": ".join(filter(None, (f"{process.name} is {process.state}", process.reason)))
-    return text[: NAMED_MAX_CHARS - len(end)] + end

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from mlx_mesh_broker.core.guard import GUARD_LEASE_S
 from mlx_mesh_broker.core.lifecycle import WorkerState
-from mlx_mesh_broker.core.liveness import GUARD
+from mlx_mesh_broker.core.liveness import GUARD, OPERATOR
 from mlx_mesh_wire.messages import Lane, Quiet, Trim
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ class Supervision:
     def drain(self, event: Drain) -> None:
         """Drain workers, or have them serve again."""
         for worker in self._named(event.name):
-            if event.by == GUARD and worker.remote:
-                continue  # Another machine has workers of the same names: it would stay drained, with nobody to end it.
+            if not _meant(worker, event):
+                continue
             self._state.to_worker(worker, Quiet(event.on))
             if event.on:
                 self._liveness.drain(worker, event.by)
@@ -96,3 +96,12 @@ class Supervision:
         for worker in workers:
             if worker.state is WorkerState.READY:
                 self._dispatcher.feed(worker)
+
+
+def _meant(worker: Worker, event: Drain) -> bool:
+    """Whether it is this one of the workers with a name that is to drain, or to serve again."""
+    if worker.remote and (event.by == GUARD or event.pid):
+        return False  # Another machine has workers of the same names: one would stay drained, with nobody to end it.
+    if event.pid not in (0, worker.info.pid):
+        return False
+    return event.on or event.by == OPERATOR or worker.drained_by != OPERATOR

@@ -98,12 +98,16 @@ def _recycle(supervisor: Supervisor, process: dict[str, Any], args: argparse.Nam
     """Have one worker finish, start it again, and wait until it is ready."""
     name, pid = process["name"], process["pid"]
     _warn_if_last(pid)
-    left = 0
-    if not args.hurry and pid in local_workers(broker_status()):
-        left = _drain(name, pid, args.drain)
-    if left:
-        note(f"  {name}: still holds {count(left, 'job')} after {args.drain:g} s; another worker goes on with that")
-    supervisor.restart(full_name(process), hurry=bool(args.hurry or left))
+    known = None if args.hurry else local_workers(broker_status()).get(pid)
+    try:
+        left = _drain(known, args.drain) if known else 0
+        if left:
+            note(f"  {name}: still holds {count(left, 'job')} after {args.drain:g} s; another worker goes on with that")
+        supervisor.restart(full_name(process), hurry=bool(args.hurry or left))
+    except BaseException:
+        if known:
+            _tell(known, on=False)
+        raise
     wait_until_serving(supervisor, full_name(process), args.timeout, old_pid=pid)
 
 
@@ -115,16 +119,17 @@ def _warn_if_last(pid: int) -> None:
         note(f"  {own['name']}: no other worker is ready for {alone}; requests wait until it is back")
 
 
-def _drain(name: str, pid: int, longest: float) -> int:
-    """Let a worker finish; return how many jobs it holds still. It serves again if this is interrupted."""
-    command("drain", {"name": name, "on": True, "by": "operator"})
+def _drain(worker: dict[str, Any], longest: float) -> int:
+    """Let a worker finish; return how many jobs it holds still."""
+    _tell(worker, on=True)
     deadline = time.monotonic() + longest
-    try:
-        while held := local_workers(broker_status()).get(pid, {"in_flight": 0})["in_flight"]:
-            if time.monotonic() > deadline:
-                return int(held)
-            time.sleep(LOOK_EVERY_S)
-    except BaseException:
-        command("drain", {"name": name, "on": False})
-        raise
+    while held := local_workers(broker_status()).get(worker["pid"], {"in_flight": 0})["in_flight"]:
+        if time.monotonic() > deadline:
+            return int(held)
+        time.sleep(LOOK_EVERY_S)
     return 0
+
+
+def _tell(worker: dict[str, Any], *, on: bool) -> None:
+    """Have a worker drain, or serve again. By its pid too: one elsewhere of the same name would drain for ever."""
+    command("drain", {"name": worker["name"], "on": on, "pid": worker["pid"]})
