@@ -19,6 +19,9 @@ ALLOWED: Final = "ipc://PATH or tcp://HOST:PORT"
 _HOST = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+(%[A-Za-z0-9._-]+)?\]")
 """A name, an IPv4 address, or an IPv6 address in brackets, with a zone if need be."""
 
+_PORT = re.compile(r"[0-9]{1,9}")
+"""Short enough for int, which refuses thousands of digits by an error of its own."""
+
 
 def endpoint_fault(endpoint: object) -> str:
     """Return why nothing can connect to an endpoint, for people; empty if something can."""
@@ -34,7 +37,7 @@ def endpoint_fault(endpoint: object) -> str:
             return f"{endpoint!r} has a path of {size} bytes; allowed: at most {IPC_PATH_MAX_BYTES}"
         return ""
     host, _, port = rest.rpartition(":")
-    if not (port.isascii() and port.isdecimal() and 1 <= int(port) <= PORT_MAX):
+    if not (_PORT.fullmatch(port) and 1 <= int(port) <= PORT_MAX):
         return f"{endpoint!r} has no port from 1 to {PORT_MAX}; allowed: {ALLOWED}"
     if not _HOST.fullmatch(host):
         return f"{endpoint!r} has no host; allowed: {ALLOWED}"

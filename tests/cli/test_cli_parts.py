@@ -112,6 +112,7 @@ def test_progress_is_read_back_and_rubbish_is_not(tmp_path):
 
 def test_columns_are_aligned():
     assert table(("NAME", "N"), [("a", 1), ("bcd", 23)], right="N") == "NAME   N\na      1\nbcd   23"
+    assert table(("NAME",), [("a\x1b[2J\nb",)]) == "NAME\na [2J b"  # which no terminal obeys
 
 
 @pytest.mark.parametrize(

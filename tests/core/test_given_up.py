@@ -77,10 +77,11 @@ def test_the_text_names_three_at_most_and_keeps_its_bound_however_long_names_and
     mesh = Harness(rejoin_s=0)
     client = mesh.client()
     mesh.worker("w", ops=[f"{n:02}" + "o" * 62 for n in range(64)])
-    give_up(mesh, *(fatal(f"new-{n}", "é" * 400, retry_s=3600.0) for n in range(5)))
+    give_up(mesh, *(fatal(f"new-{n}\n", "é\x1b" * 200, retry_s=3600.0) for n in range(5)))
     text = error(client, op="embed").message
     assert limits.ERROR_MESSAGE_MAX_CHARS == len(text)
-    assert 3 == text.count("; it is started again in 3600 s") == text.count("FATAL: éé")
+    assert 3 == text.count("; it is started again in 3600 s") == text.count("new-") == text.count(" is FATAL: é é é")
+    assert text.isprintable()
     assert text.startswith("no worker serves 'embed'; the mesh serves ")
 
 

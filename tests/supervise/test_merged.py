@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mlx_mesh.cli.memory import footprints, memory
-from mlx_mesh.cli.merged import merge
+from mlx_mesh.cli.merged import by_number, merge
 from mlx_mesh.cli.room import refusal
 from mlx_mesh_wire.guard_report import Footprint, GuardReport, Limit, Recycle, Troubled
 from mlx_mesh_wire.worker_command import worker_engine
@@ -151,3 +151,7 @@ def test_there_is_room_up_to_85_percent_of_the_tightest_limit(used: int, added: 
     assert room == (None if refused is None else refused.room)
     assert refused is None or "cgroup" in refused.text
     assert refusal([], 100, added) is None
+
+
+def test_names_are_sorted_by_the_numbers_in_them_whatever_else_is():
+    assert ["embed-9", "embed-10", "embed²"] == sorted(["embed²", "embed-10", "embed-9"], key=by_number)

@@ -31,6 +31,7 @@ BAD: list[tuple[Any, str]] = [
     ("ipc:///\ud800", "a path that no file can have"),
     ("tcp://127.0.0.1:99999", "no port from 1 to 65535"),
     ("tcp://127.0.0.1:0", "no port"),
+    ("tcp://127.0.0.1:" + "1" * 5000, "no port"),
     ("tcp://127.0.0.1", "no port"),
     ("tcp://127.0.0.1:\u0665", "no port"),
     ("tcp://127.0.0.1:5570/x", "no port"),

@@ -54,4 +54,6 @@ def _told(process: Troubled, age_s: float) -> str:
     again = f"it is started again in {max(0.0, process.retry_s - age_s):.0f} s"
     end = f"; {again}" if process.retry_s >= 0 else ""
     text = ": ".join(filter(None, (f"{process.name} is {process.state}", process.reason)))
-    return text[: NAMED_MAX_CHARS - len(end)] + end
+    # Reasons are lines of logs, with colours perhaps.
+    plain = "".join(each if each.isprintable() else " " for each in text)
+    return plain[: NAMED_MAX_CHARS - len(end)] + end

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mlx_mesh.cli.merged import ALIVE
-from mlx_mesh.cli.table import duration, size, table
+from mlx_mesh.cli.table import duration, plain, size, table
 
 RECENT_MAX = 5
 """Of the last actions."""
@@ -83,7 +83,7 @@ def _pressure(report: dict[str, Any]) -> str:
     told += [
         f"{source} could not be read {times:,} times" for source, times in sorted(report["errors"].items()) if times
     ]
-    return ", ".join(told)
+    return plain(", ".join(told))
 
 
 def _signal(name: str, value: float) -> str:
@@ -126,4 +126,4 @@ def _given_up(report: dict[str, Any]) -> str:
 
 
 def _recent(report: dict[str, Any]) -> str:
-    return "\n".join(f"guard: {action}" for action in report["recent"][-RECENT_MAX:])
+    return "\n".join(f"guard: {plain(action)}" for action in report["recent"][-RECENT_MAX:])

@@ -83,7 +83,7 @@ def state_of(process: dict[str, Any], worker: dict[str, Any] | None) -> str:
 
 def by_number(name: str) -> list[tuple[int, str]]:
     """Return a key that sorts ``embed-10`` behind ``embed-9``."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def _row(process: dict[str, Any], worker: dict[str, Any] | None) -> dict[str, Any]:

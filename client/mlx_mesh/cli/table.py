@@ -12,7 +12,7 @@ KIB = 1024
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]], right: str = "") -> str:
     """Return aligned columns under a header; ``right`` names the columns to align right, separated by blanks."""
-    lines = [list(header), *([str(cell) for cell in row] for row in rows)]
+    lines = [list(header), *([plain(str(cell)) for cell in row] for row in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
     to_right = [name in right.split() for name in header]
 
@@ -24,6 +24,11 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]], right: str = 
         return "  ".join(cells).rstrip()
 
     return "\n".join(map(render, lines))
+
+
+def plain(text: str) -> str:
+    """Return a text with blanks for what a terminal would obey: names and reasons come from logs and other hosts."""
+    return "".join(each if each.isprintable() else " " for each in text)
 
 
 def size(number: float) -> str:
