@@ -96,6 +96,7 @@ def report(**changes: object) -> dict:
             "memory 50%, calm, level 2, psi_some 14.5, swap_used 5.0 MiB",
         ),
         ({"errors": {"nvidia": 3, "psi": 0}}, "memory 50%, calm, nvidia could not be read 3 times"),
+        ({"errors": {"broker": 1}}, "memory 50%, calm, broker could not be read 1 time"),
         ({"limits": [Limit("ram", 1, 4), Limit("cgroup", 3, 4)]}, "cgroup   3 B  4 B    75%"),
         ({"recycles": [Recycle("w-0", "drain", "leaks", 4.0)]}, "w-0      drain  4.0 s  leaks"),
         (

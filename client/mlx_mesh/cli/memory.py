@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mlx_mesh.cli.merged import ALIVE
+from mlx_mesh.cli.output import count
 from mlx_mesh.cli.table import duration, plain, size, table
 
 RECENT_MAX = 5
@@ -81,7 +82,9 @@ def _pressure(report: dict[str, Any]) -> str:
         told.append(f"{lanes} paused for {duration(report['paused_s'])}")
     told += [text for name, value in sorted(report["signals"].items()) if (text := _signal(name, value))]
     told += [
-        f"{source} could not be read {times:,} times" for source, times in sorted(report["errors"].items()) if times
+        f"{source} could not be read {count(times, 'time')}"
+        for source, times in sorted(report["errors"].items())
+        if times
     ]
     return plain(", ".join(told))
 
