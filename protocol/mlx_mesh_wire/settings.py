@@ -121,18 +121,25 @@ def load_settings(
     values: dict[str, Any] = {}
     for name, given in read_config(file).get(section, {}).items():
         if name not in fields:
-            close = difflib.get_close_matches(name, fields, 1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            raise SettingsError(f"{file}: [{section}] has no setting {name!r}{hint}")
+            raise SettingsError(f"{file}: [{section}] has no setting {name!r}{_meant(name, fields)}")
         values[name] = _checked(f"{file}: {section}.{name}", fields[name], hints[name], given)
-    for name, field in fields.items():
-        variable = f"MLX_MESH_{section}_{name}".upper()
+    variables = {f"MLX_MESH_{section}_{name}".upper(): name for name in fields}
+    for variable in env:
+        if variable.startswith(f"MLX_MESH_{section}_".upper()) and variable not in variables:
+            raise SettingsError(f"{variable}: there is no such setting{_meant(variable, variables)}")
+    for variable, name in variables.items():
+        field = fields[name]
         if variable in env:
             values[name] = _checked(variable, field, hints[name], _parsed(variable, field, hints[name], env[variable]))
         if flags and flags.get(name) is not None:
             flag = "--" + name.replace("_", "-")
             values[name] = _checked(flag, field, hints[name], _parsed(flag, field, hints[name], flags[name]))
     return cls(**values)
+
+
+def _meant(name: str, known: Collection[str]) -> str:
+    close = difflib.get_close_matches(name, known, 1)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def kinds(cls: type[Any]) -> dict[str, Any]:

@@ -119,3 +119,16 @@ def test_requests_that_wait_for_a_worker_that_is_given_up_are_refused_with_the_r
     assert error(client, op="embed").message.endswith("embed-0 is FATAL: exit status 78")
     back = mesh.worker("embed-0", ops=["embed"])
     assert [patient] == [job.request_id for job in back.jobs()]
+
+
+def test_that_those_who_serve_an_op_are_draining_is_said() -> None:
+    mesh = Harness(rejoin_s=0)
+    client = mesh.client()
+    for number in range(5):
+        mesh.worker(f"w{number}")
+    mesh.feed(events.Drain("*", True))
+    assert "all workers that serve 'echo' are draining (w0, w1, w2 and others)" in error(client).message
+    mesh = Harness(rejoin_s=0)
+    mesh.worker("only")
+    mesh.feed(events.Drain("only", True))
+    assert "are draining (only); start another" in error(mesh.client()).message

@@ -26,6 +26,14 @@ def phases(mesh: LiveMesh) -> list[str]:
     return [recycle["phase"] for recycle in (status(mesh)["guard"] or {"recycles": []})["recycles"]]
 
 
+def draining(mesh: LiveMesh) -> int:
+    """Return the pid of the worker while it drains in a recycle; 0 otherwise. Both are told by one status."""
+    told = status(mesh)
+    if "drain" not in [recycle["phase"] for recycle in (told["guard"] or {"recycles": []})["recycles"]]:
+        return 0
+    return next((worker["pid"] for worker in told["workers"] if worker["name"] == "embed-0"), 0)
+
+
 def kill(mesh: LiveMesh, what: str) -> None:
     processes = Supervisor(mesh.dir).look()
     os.kill(next(each["pid"] for each in processes if what == each["name"]), signal.SIGKILL)
@@ -47,8 +55,7 @@ def test_the_only_worker_of_a_model_is_recycled_though_the_guard_and_the_broker_
         one_slow = ("--engine mine:Witness", "--engine slow:Slow"), ("numprocs = 2", "numprocs = 1")
         with witnesses(live, *one_slow) as mesh, Callers(mesh, seconds=1.0) as callers:
             for what in ("guard", "broker"):
-                until(lambda: "drain" in phases(mesh), "a worker that drains")
-                before = next(each["pid"] for each in status(mesh)["workers"] if each["name"] == "embed-0")
+                before = until(lambda: draining(mesh), "a worker that drains")
                 kill(mesh, what)
                 until(lambda old=before: settled(mesh, old), f"the successor after the death of the {what}")
     assert callers.calls

@@ -92,6 +92,8 @@ def test_the_reason_is_what_the_log_says_last(tail: str, status: int, spawn_erro
         ({"trim_at": 0.02}, "guard.hysteresis"),
         ({"reserve_bytes": 9 * GIB}, "guard.reserve_bytes"),
         ({"retry_s": 400.0}, "guard.retry_max_s"),
+        ({"ceiling_bytes": 500}, "guard.ceiling_bytes"),
+        ({"max_footprint_bytes": 1}, "guard.max_footprint_bytes"),
     ],
 )
 def test_settings_that_contradict_themselves_are_refused_by_name(given_settings: dict[str, float], field: str) -> None:

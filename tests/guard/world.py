@@ -199,7 +199,7 @@ class World:
                 self._add_stand_in(self.named(action.process))
         elif isinstance(action, Quiet):
             for process in self.processes:
-                if process.name == action.worker and self.now >= self.broker_away_until:
+                if (process.name, process.pid) == (action.worker, action.pid) and self.now >= self.broker_away_until:
                     process.drained_at, process.drained_by = self.now + process.drain_s, "guard"
         elif isinstance(action, Restart | Start | Kill | Remove | Dump):
             process = self.named(action.process)

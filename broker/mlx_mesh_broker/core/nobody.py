@@ -27,11 +27,18 @@ def no_worker(state: State, op: str, model: str) -> Failure:
         code, text = "UNKNOWN_MODEL", f"no worker serves {op!r} with model {model!r}; there is {models}"
         why = _given_up(state, op, model)
     else:
-        offers = f"the mesh serves {catalogue.ops_named()}" if catalogue.models else "the mesh has no workers"
-        code = "NO_WORKER"
-        text = f"no worker serves {op!r}; {offers}; start one, or pass wait_for_ready=True to wait for it"
+        code, text = "NO_WORKER", _nobody(state, op, model)
         why = _given_up(state, op, "")
     return failure(code, text[: limits.ERROR_MESSAGE_MAX_CHARS - len(why)] + why)
+
+
+def _nobody(state: State, op: str, model: str) -> str:
+    leaving = sorted(worker.info.name for worker in state.instances.values() if worker.serves(op, model))
+    if leaving:  # One that was not would have been given the request.
+        names = ", ".join(leaving[:NAMED_MAX]) + (" and others" if len(leaving) > NAMED_MAX else "")
+        return f"all workers that serve {op!r} are draining ({names}); start another, or pass wait_for_ready=True"
+    offers = f"the mesh serves {state.catalogue.ops_named()}" if state.catalogue.models else "the mesh has no workers"
+    return f"no worker serves {op!r}; {offers}; start one, or pass wait_for_ready=True to wait for it"
 
 
 def _given_up(state: State, op: str, model: str) -> str:

@@ -15,9 +15,10 @@ class Trim(NamedTuple):
 
 
 class Quiet(NamedTuple):
-    """Have the broker drain a worker."""
+    """Have the broker drain the worker of this name that has this pid."""
 
     worker: str
+    pid: int
 
 
 class Restart(NamedTuple):

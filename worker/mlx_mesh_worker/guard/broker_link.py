@@ -58,9 +58,9 @@ class BrokerLink:
         """Tell the workers of this machine to give memory back."""
         self._command("trim", {"name": "*", "level": level})
 
-    def drain(self, worker: str) -> None:
-        """Have a worker finish what it holds."""
-        self._command("drain", {"name": worker, "on": True, "by": "guard"})
+    def drain(self, worker: str, pid: int) -> None:
+        """Have a worker finish what it holds; the pid tells it from one of the same name that somebody started."""
+        self._command("drain", {"name": worker, "on": True, "by": "guard", "pid": pid})
 
     def exited(self, pid: int) -> None:
         """A process has ended."""

@@ -142,4 +142,4 @@ def _start(each: Candidate, reason: str, sample: Sample, state: State, now: floa
     if may_surge(each, sample, state):
         recycle.phase = "stand-in"
         return [told, AddStandIn(recycle.process)]
-    return [told, Quiet(worker.name)]
+    return [told, Quiet(worker.name, worker.pid)]

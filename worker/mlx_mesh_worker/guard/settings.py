@@ -10,6 +10,9 @@ from mlx_mesh_wire.settings import SettingsError, setting
 
 MIB: Final = 1024 * 1024
 
+WORKER_LEAST: Final = 32 * MIB
+"""An interpreter with MLX."""
+
 AUTO: Final = "auto"
 RESERVE_SHARE: Final = 0.05
 RESERVE_LEAST: Final = 256 * MIB
@@ -91,6 +94,13 @@ def check_settings(settings: GuardSettings, total: int) -> None:
             f"guard.reserve_bytes: {settings.reserve(total)} is not allowed; "
             f"allowed: auto, or less than the memory of this machine, {total}"
         )
+    for name in ("ceiling_bytes", "max_footprint_bytes"):
+        given = getattr(settings, name)
+        if 0 < given < WORKER_LEAST:
+            raise SettingsError(
+                f"guard.{name}: {given} is not allowed; allowed: 0 for no limit, or at least {WORKER_LEAST}: "
+                "a worker that does nothing takes as much"
+            )
     if settings.retry_s > settings.retry_max_s:
         raise SettingsError(
             f"guard.retry_max_s: {settings.retry_max_s} is not allowed; "

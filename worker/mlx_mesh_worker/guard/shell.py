@@ -56,6 +56,7 @@ class Shell:
         self._workers: Sequence[WorkerSample] = ()
         self._pids: dict[str, int] = {}
         self._checked = not settings.groups
+        self._decided = False
         self._started = time.monotonic()
         self._looked = 0.0
         self._look_at = self._started
@@ -72,8 +73,9 @@ class Shell:
             ListenerError: stdin is no supervisord.
             SettingsError: a group is named that supervisord does not have.
         """
-        log("info", "guard_ready", **self._sources.describe())
         _answer(listener.READY)
+        self._look()
+        log("info", "guard_ready", **self._sources.describe())
         while not self._leaving:
             timeout_s = max(0.0, self._look_at - time.monotonic())
             readable, _, _ = select.select([0, self._wake.fd], [], [], timeout_s)
@@ -128,10 +130,11 @@ class Shell:
             self._broker.up_s,
             self._stopping or self._supervisord.stopping,
         )
-        paused = self._state.paused
+        paused, first = self._state.paused, not self._decided
         for action in decide(self._sample, self._state, now):
             self._do(action)
-        if paused != self._state.paused:
+        self._decided = True
+        if first or paused != self._state.paused:  # What was told before knew nothing of this.
             self._tell(reading.footprints)
 
     def _worker_pids(self, processes: Sequence[ProcessSample] | None) -> set[int]:
@@ -151,7 +154,7 @@ class Shell:
         elif isinstance(action, Trim):
             self._broker.trim(action.level)
         elif isinstance(action, Quiet):
-            self._broker.drain(action.worker)
+            self._broker.drain(action.worker, action.pid)
         else:
             self._supervisord.do(action)
 

@@ -20,6 +20,18 @@ RECENT_MAX: Final = 8
 
 MIB: Final = 1024 * 1024
 
+COUNTED: Final = (
+    "kills",
+    "pauses",
+    "recycle failures",
+    *(f"recycles {reason}" for reason in ("memory", "stop", "pause", "budget", "age", "served")),
+    "replaced missing",
+    "replaced stalled",
+    "retries",
+    "trims",
+)
+"""What is counted. All begin at nought: of a series that begins at one Prometheus misses the first."""
+
 UNKNOWN: Final = -1
 """Level of trimming that an earlier guard may have left behind."""
 
@@ -120,7 +132,7 @@ class State:
     replaced: dict[str, float] = field(default_factory=dict)
     given_up: dict[str, GivenUp] = field(default_factory=dict)
     helpless: bool = False
-    counts: Counter[str] = field(default_factory=Counter)
+    counts: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(COUNTED, 0)))
     recent: deque[tuple[float, str]] = field(default_factory=lambda: deque(maxlen=RECENT_MAX))
 
     def baseline(self, worker: WorkerSample) -> int:

@@ -103,7 +103,7 @@ def _await_stand_in(recycle: Recycle, process: ProcessSample, sample: Sample, st
     if fit := _fit(recycle, sample, state):
         recycle.stand_in = fit[0].full_name
         recycle.phase, recycle.since = "drain", now
-        return [Quiet(recycle.name)]
+        return [Quiet(recycle.name, recycle.pid)]
     lost = all(each.state in GONE for each in added) and now - recycle.since >= SETTLE_S
     if lost or now - recycle.since >= state.settings.start_max_s:
         otherwise = "it was not ready in time" if added else "supervisord did not add one"
@@ -132,7 +132,7 @@ def _await_drained(recycle: Recycle, process: ProcessSample, sample: Sample, sta
         others = (other.serves for other in ready(sample) if other is not own)
         covered = recycle.serves <= frozenset().union(*others)
         if not late:
-            return [Quiet(recycle.name)] if covered else []
+            return [Quiet(recycle.name, recycle.pid)] if covered else []
         if not covered:
             return _end(recycle, state, now, "it serves again, and nobody else does")
     held = own.held if own is not None else 0
