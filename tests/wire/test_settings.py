@@ -172,6 +172,6 @@ def test_an_integer_may_have_words_beside_it(tmp_path: Path) -> None:
 
 
 def test_a_variable_that_names_no_setting_is_refused_with_the_nearest_one(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="MLX_MESH_BROKER_COUTN: .* did you mean MLX_MESH_BROKER_COUNT"):
+    with pytest.raises(SettingsError, match=r"MLX_MESH_BROKER_COUTN: .* did you mean MLX_MESH_BROKER_COUNT"):
         load(tmp_path, env={"MLX_MESH_BROKER_COUTN": "5"})
     assert Demo() == load(tmp_path, env={"MLX_MESH_WORKER_COUTN": "5"})
