@@ -10,7 +10,7 @@ from mlx_mesh_broker.core.liveness import GUARD, OPERATOR
 from mlx_mesh_wire import InvalidRequestError, MeshError, limits, pack_body, unpack_body
 from mlx_mesh_wire.guard_report import PAUSES, parse_report
 from mlx_mesh_wire.host import process_start
-from mlx_mesh_wire.messages import Command, Error, Final
+from mlx_mesh_wire.messages import RANGES, Command, Error, Final, Trim
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from mlx_mesh_wire.messages import Message
 
 Reply = tuple["Message", "Sequence[bytes | memoryview]"]
-
-TRIM_MAX = 2
-"""The highest level of TRIM."""
 
 
 def _named(name: str, workers: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -105,8 +102,9 @@ class Control:
         name, level = args.get("name"), args.get("level")
         if not isinstance(name, str):
             raise InvalidRequestError("trim needs name (a string)", details={"field": "name"})
-        if type(level) is not int or not 0 <= level <= TRIM_MAX:
-            text = f"level is {level!r}, must be an integer from 0 to {TRIM_MAX}"
+        low, high = RANGES[Trim]["level"]
+        if type(level) is not int or not low <= level <= high:
+            text = f"level is {level!r}, must be an integer from {low} to {high}"
             raise InvalidRequestError(text, details={"field": "level"})
         local = [worker for worker in self._core.status(now)["workers"] if not worker["remote"]]
         told = _named(name, local)

@@ -34,6 +34,11 @@ class Limit(NamedTuple):
     used: int
     limit: int
 
+    @property
+    def ratio(self) -> float:
+        """What share of it is taken; a bound of nothing is taken whole."""
+        return self.used / self.limit if self.limit > 0 else 1.0
+
 
 class Footprint(NamedTuple):
     """What the process of a worker takes, in bytes: now, and when it had just become ready.

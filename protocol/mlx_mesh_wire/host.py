@@ -7,6 +7,8 @@ import socket
 import sys
 from pathlib import Path
 
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
 
 def host_name() -> str:
     """Return the host's name, for people."""
@@ -43,6 +45,33 @@ def process_start(pid: int) -> int:
         return int(psutil.Process(pid).create_time() * 1000)
     except Exception:  # noqa: BLE001  no psutil, or the process is gone: either way it is unknown
         return 0
+
+
+def resident_bytes(pid: int) -> int | None:
+    """Return the resident set of a process in bytes; None if it is gone. A zombie is gone: it holds nothing.
+
+    On Linux from ``/proc/PID/statm`` (proc_pid_statm(5)), elsewhere from psutil.
+
+    Raises:
+        ImportError: psutil is needed and not installed.
+        OSError: it cannot be told.
+        ValueError: ``/proc/PID/statm`` is not as documented.
+        psutil.Error: it cannot be told.
+    """
+    if sys.platform != "linux":
+        import psutil
+
+        try:
+            return int(psutil.Process(pid).memory_info().rss)
+        except psutil.NoSuchProcess:
+            return None
+    try:
+        fields = Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    if len(fields) < 2:  # noqa: PLR2004  the size, and what of it is resident
+        raise ValueError(f"/proc/{pid}/statm is {fields}")
+    return int(fields[1]) * PAGE_BYTES or None
 
 
 def own_identity() -> tuple[str, str, int, int]:

@@ -8,6 +8,7 @@ import xmlrpc.client
 from typing import TYPE_CHECKING, Any
 from xml.parsers.expat import ExpatError
 
+from mlx_mesh_wire.logs import read_tail
 from mlx_mesh_wire.worker_command import GUARD, runs, worker_engine
 
 if TYPE_CHECKING:
@@ -160,13 +161,7 @@ class Supervisor:
 
         Read from the file: over XML-RPC supervisord fails where a character is cut, or is none.
         """
-        path = log_of(self._call("supervisor.getProcessInfo", name), self.socket.parent)
-        try:
-            with path.open("rb") as file:
-                file.seek(max(0, file.seek(0, 2) - size))
-                return file.read().decode("utf-8", "replace")
-        except OSError:
-            return ""
+        return read_tail(log_of(self._call("supervisor.getProcessInfo", name), self.socket.parent), size)
 
     def shut_down(self) -> None:
         """Ask supervisord to stop everything and then itself; returns at once. Nothing happens without one."""

@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -84,14 +85,39 @@ def changed_conf(mesh: LiveMesh, *changes: tuple[str, str]) -> Path:
     return path
 
 
-class Callers:
-    """Calls ``witness`` from a thread until it is left; what came of it is in ``calls``."""
+Ask = Callable[[AsyncMesh], Awaitable[tuple[int, float]]]
+"""Makes one call; returns who was given it and when, or noughts if that does not matter."""
 
-    def __init__(self, mesh: LiveMesh, callers: int = 8, seconds: float = 0.05, timeout: float = 30.0) -> None:
+
+def witness(seconds: float, within_s: float) -> Ask:
+    """Return what calls ``witness`` for a job that takes so long."""
+
+    async def ask(mesh: AsyncMesh) -> tuple[int, float]:
+        pid, at = await mesh.call("witness", seconds, timeout=within_s)
+        return pid, at
+
+    return ask
+
+
+class Callers:
+    """Calls an op, ``witness`` if none is named, from a thread until it is left; what came of it is in ``calls``."""
+
+    def __init__(
+        self,
+        mesh: LiveMesh,
+        callers: int = 8,
+        seconds: float = 0.05,
+        timeout: float = 30.0,
+        *,
+        op: str = "witness",
+        ask: Ask | None = None,
+    ) -> None:
         self._endpoint = mesh.endpoint
-        self._callers, self._seconds, self._timeout = callers, seconds, timeout
+        self._callers, self._timeout, self._op = callers, timeout, op
+        self._ask = ask or witness(seconds, timeout)
         self._over = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
+        self._thread = threading.Thread(target=self._main, daemon=True)
+        self._defect: Exception | None = None
         self.calls: list[Call] = []
 
     def __enter__(self) -> Self:
@@ -101,21 +127,29 @@ class Callers:
     def __exit__(self, kind: type[BaseException] | None, error: Any, trace: TracebackType | None) -> None:
         self._over.set()
         self._thread.join(self._timeout + 10)
+        if self._defect is not None and error is None:
+            raise self._defect
 
     @property
     def failed(self) -> Counter[str]:
         return Counter(call.failure for call in self.calls if call.failure)
 
+    def _main(self) -> None:
+        try:
+            asyncio.run(self._run())
+        except Exception as error:  # noqa: BLE001  an answer that is wrong: it is raised where the test stands
+            self._defect = error
+
     async def _run(self) -> None:
         async with AsyncMesh(self._endpoint) as mesh:
-            await mesh.ready(["witness"], timeout=60)
+            await mesh.ready([self._op], timeout=60)
             await asyncio.gather(*(self._call(mesh) for _ in range(self._callers)))
 
     async def _call(self, mesh: AsyncMesh) -> None:
         while not self._over.is_set():
             began, pid, at, failure = time.monotonic(), 0, 0.0, ""
             try:
-                pid, at = await mesh.call("witness", self._seconds, timeout=self._timeout)
+                pid, at = await self._ask(mesh)
             except MeshError as error:
                 failure = f"{error.code}: {error.message}"
             self.calls.append(Call(began, time.monotonic() - began, pid, at, failure))

@@ -8,21 +8,20 @@ With ``--cgroup`` the bound is that of a real control group, in which supervisor
 from __future__ import annotations
 
 import argparse
-import asyncio
 import contextlib
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
 
+from benchmarks.figures import percentile
 from mlx_mesh import AsyncMesh, Mesh, MeshError
-from tests.faults.callers import PAUSE_S, changed_conf
+from tests.faults.callers import Call, Callers, changed_conf
 from tests.faults.soak import supervisor
 from tests.guard.control_group import limited_group
 from tests.live import BIN, LiveMesh, live_mesh
@@ -108,32 +107,8 @@ def going_on(watcher: Watcher, until: float, recycles: int) -> bool:
     return not recycles or done < recycles or bool(report["recycles"])
 
 
-async def call_throughout(
-    endpoint: str, callers: int, size: int, going_on: Callable[[], bool]
-) -> list[tuple[float, float, str]]:
-    """Call again and again; return when each call began, how long it took and how it failed, if it did."""
-    found: list[tuple[float, float, str]] = []
-
-    async def call(mesh: AsyncMesh) -> None:
-        while going_on():
-            began = time.monotonic()
-            failure = ""
-            try:
-                assert await mesh.call("leak", size, timeout=10.0) == size
-            except MeshError as error:
-                failure = error.code
-            found.append((began, time.monotonic() - began, failure))
-            await asyncio.sleep(PAUSE_S)
-
-    async with AsyncMesh(endpoint) as mesh:
-        await mesh.ready(["leak"], timeout=60)
-        await asyncio.gather(*(call(mesh) for _ in range(callers)))
-    return found
-
-
-def percentile(values: list[float], share: float) -> float:
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
+def p99_ms(calls: list[Call]) -> float:
+    return 1e3 * percentile([call.seconds for call in calls], 0.99) if calls else 0.0
 
 
 def leak(
@@ -159,23 +134,33 @@ def leak(
     else:
         start = f"echo $$ > {group}/cgroup.procs && exec {BIN}/mlx-mesh up --detach --conf {conf}"
         subprocess.run(["sh", "-c", start], env=mesh.env, check=True, stdout=subprocess.DEVNULL, timeout=120)
+
+    async def ask(client: AsyncMesh) -> tuple[int, float]:
+        assert await client.call("leak", size, timeout=10.0) == size
+        return 0, 0.0
+
     watcher = Watcher(mesh)
     try:
         watcher.start()
         until = time.monotonic() + seconds
-        calls = asyncio.run(call_throughout(mesh.endpoint, callers, size, lambda: going_on(watcher, until, recycles)))
+        with Callers(mesh, callers, op="leak", ask=ask) as running:
+            while going_on(watcher, until, recycles):
+                time.sleep(SAMPLE_S)
         watcher.stop()
     finally:
         supervisor(mesh, "down")
-    during = [any(a <= at + took and at <= b for a, b in watcher.spans) for at, took, _ in calls]
+    usual, recycling = [], []
+    for call in running.calls:
+        during = any(a <= call.began + call.seconds and call.began <= b for a, b in watcher.spans)
+        (recycling if during else usual).append(call)
     counters = watcher.report.get("counters", {})
     return Outcome(
-        len(calls),
-        Counter(failure for _, _, failure in calls if failure),
+        len(running.calls),
+        running.failed,
         {name: count for name, count in counters.items() if name.startswith(("recycle", "kills", "replaced"))},
         watcher.highest / ceiling,
-        1e3 * percentile([took for (_, took, _), at in zip(calls, during, strict=True) if not at], 0.99),
-        1e3 * percentile([took for (_, took, _), at in zip(calls, during, strict=True) if at], 0.99),
+        p99_ms(usual),
+        p99_ms(recycling),
     )
 
 

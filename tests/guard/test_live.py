@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from typing import Any
 
 import pytest
 
@@ -22,14 +23,15 @@ class Slow(Witness):
 """
 
 
-def phases(mesh: LiveMesh) -> list[str]:
-    return [recycle["phase"] for recycle in (status(mesh)["guard"] or {"recycles": []})["recycles"]]
+def phases(told: dict[str, Any]) -> list[str]:
+    """Return how far recycles are, by a status."""
+    return [recycle["phase"] for recycle in (told["guard"] or {"recycles": []})["recycles"]]
 
 
 def draining(mesh: LiveMesh) -> int:
     """Return the pid of the worker while it drains in a recycle; 0 otherwise. Both are told by one status."""
     told = status(mesh)
-    if "drain" not in [recycle["phase"] for recycle in (told["guard"] or {"recycles": []})["recycles"]]:
+    if "drain" not in phases(told):
         return 0
     return next((worker["pid"] for worker in told["workers"] if worker["name"] == "embed-0"), 0)
 
@@ -41,9 +43,10 @@ def kill(mesh: LiveMesh, what: str) -> None:
 
 def settled(mesh: LiveMesh, before: int) -> bool:
     """Whether the worker has a successor that serves, alone."""
-    serving = [(worker["state"], worker["pid"]) for worker in status(mesh)["workers"]]
+    told = status(mesh)
+    serving = [(worker["state"], worker["pid"]) for worker in told["workers"]]
     stand_ins = [process for process in Supervisor(mesh.dir).look() if process["stand_in"]]
-    return not phases(mesh) and not stand_ins and [state for state, pid in serving if pid != before] == ["ready"]
+    return not phases(told) and not stand_ins and [state for state, pid in serving if pid != before] == ["ready"]
 
 
 @pytest.mark.slow

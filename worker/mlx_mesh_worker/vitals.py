@@ -5,21 +5,17 @@ from __future__ import annotations
 import os
 import sys
 import time
-from pathlib import Path
 
+from mlx_mesh_wire import host
 from mlx_mesh_wire.host import process_start
 
 
 def resident_bytes() -> int:
     """Return the resident set size of this process; 0 if it cannot be told."""
-    if sys.platform == "linux":
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE")
     try:
-        import psutil
+        return host.resident_bytes(os.getpid()) or 0
     except ImportError:
         return 0
-    return int(psutil.Process().memory_info().rss)
 
 
 def age_s() -> float:

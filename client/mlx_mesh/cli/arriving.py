@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from mlx_mesh.cli.connect import listening
 from mlx_mesh.cli.logs import tail
 from mlx_mesh.cli.merged import is_here, state_of
 from mlx_mesh.cli.output import fail, note
 from mlx_mesh_wire import MeshError
 from mlx_mesh_wire.control import command
+from mlx_mesh_wire.endpoints import listening
 from mlx_mesh_wire.host import host_name
 from mlx_mesh_wire.paths import ipc_endpoint
 from mlx_mesh_wire.supervisor import full_name, log_of

@@ -6,8 +6,6 @@ from mlx_mesh.cli.output import fail
 from mlx_mesh_wire.endpoints import IPC, listening
 from mlx_mesh_wire.paths import client_endpoint, ipc_endpoint, run_dir
 
-__all__ = ["BROKER", "listening", "require_broker"]
-
 BROKER = "broker"
 """Name of its process."""
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mlx_mesh_wire.logs import read_tail
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
@@ -13,12 +15,7 @@ TAIL_BYTES = 4096
 
 def tail(path: Path, lines: int = 10) -> list[str]:
     """Return the last lines of a file; none if there is no such file."""
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, file.seek(0, 2) - TAIL_BYTES))
-            return file.read().decode("utf-8", "replace").splitlines()[-lines:]
-    except OSError:
-        return []
+    return read_tail(path, TAIL_BYTES).splitlines()[-lines:]
 
 
 class Follower:

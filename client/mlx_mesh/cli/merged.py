@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from mlx_mesh_wire.supervisor import never_started
+from mlx_mesh_wire.supervisor import full_name, never_started
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -88,5 +88,5 @@ def by_number(name: str) -> list[tuple[int, str]]:
 
 def _row(process: dict[str, Any], worker: dict[str, Any] | None) -> dict[str, Any]:
     known = worker or {**UNKNOWN_TO_THE_BROKER, "name": process["name"], "pid": process["pid"], "host": ""}
-    under = {"name": f"{process['group']}:{process['name']}", "statename": process["statename"]}
+    under = {"name": full_name(process), "statename": process["statename"]}
     return {**known, "state": state_of(process, worker), "process": under}

@@ -97,8 +97,9 @@ def _find(processes: list[dict[str, Any]], name: str) -> dict[str, Any]:
 def _recycle(supervisor: Supervisor, process: dict[str, Any], args: argparse.Namespace) -> None:
     """Have one worker finish, start it again, and wait until it is ready."""
     name, pid = process["name"], process["pid"]
-    _warn_if_last(pid)
-    known = None if args.hurry else local_workers(broker_status()).get(pid)
+    status = command("status", {})
+    _warn_if_last(pid, status["workers"])
+    known = None if args.hurry else local_workers(status).get(pid)
     try:
         left = _drain(known, args.drain) if known else 0
         if left:
@@ -111,8 +112,7 @@ def _recycle(supervisor: Supervisor, process: dict[str, Any], args: argparse.Nam
     wait_until_serving(supervisor, full_name(process), args.timeout, old_pid=pid)
 
 
-def _warn_if_last(pid: int) -> None:
-    workers = command("status", {})["workers"]
+def _warn_if_last(pid: int, workers: list[dict[str, Any]]) -> None:
     (own,) = [worker for worker in workers if worker["pid"] == pid][:1] or [{"ops": ()}]
     others = {op for worker in workers if worker["pid"] != pid and worker["state"] == READY for op in worker["ops"]}
     if alone := ", ".join(op for op in own["ops"] if op not in others):

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlx_mesh.cli.arguments import add_parser, add_timeout
-from mlx_mesh.cli.connect import listening
 from mlx_mesh.cli.logs import Follower
 from mlx_mesh.cli.output import EXIT_INTERRUPTED, EXIT_OK, CommandError, fail, note, say
 from mlx_mesh.cli.starting import wait_until_ready
+from mlx_mesh_wire.endpoints import listening
 from mlx_mesh_wire.host import process_start
 from mlx_mesh_wire.paths import ensure_run_dir, ipc_endpoint, run_dir
 from mlx_mesh_wire.supervisor import Supervisor, log_of, never_started

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from mlx_mesh_worker.guard.ladder import CALM, ratio
+from mlx_mesh_worker.guard.ladder import CALM
 from mlx_mesh_worker.guard.state import MIB, by_pid
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def worth(each: Candidate, sample: Sample) -> bool:
 
 def least_gain(sample: Sample) -> float:
     """Return the bytes that matter beside the tightest limit."""
-    tightest = max(sample.limits, key=ratio, default=None)
+    tightest = sample.tightest
     return max(GAIN_LEAST, GAIN_SHARE * tightest.limit if tightest is not None else 0.0)
 
 

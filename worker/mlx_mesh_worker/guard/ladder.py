@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from mlx_mesh_wire.guard_report import RUNGS
 from mlx_mesh_worker.guard.actions import Action, Trim
 from mlx_mesh_worker.guard.state import UNKNOWN, mib, say
 
 if TYPE_CHECKING:
-    from mlx_mesh_wire.guard_report import Limit
     from mlx_mesh_worker.guard.samples import Sample, Signals
     from mlx_mesh_worker.guard.settings import GuardSettings
     from mlx_mesh_worker.guard.state import State
 
-CALM, TRIM, PAUSE, RECYCLE, STOP = range(5)
+CALM, TRIM, PAUSE, RECYCLE, STOP = range(len(RUNGS))
 
 PSI_FULL_HIGH: Final = 10.0
 PSI_SOME_HIGH: Final = 20.0
@@ -43,8 +43,8 @@ RELIEF_S: Final = 3.0
 def climb(sample: Sample, state: State, now: float) -> list[Action]:
     """Tell how short memory is, and find the rung for it: up at a threshold, down a little below it."""
     settings = state.settings
-    tightest = max(sample.limits, key=ratio, default=None)
-    pressure = 0.0 if tightest is None else ratio(tightest)
+    tightest = sample.tightest
+    pressure = 0.0 if tightest is None else tightest.ratio
     lifted, signal = _lift(sample.signals, state, now)
     state.source = signal if lifted > pressure else (tightest.source if tightest is not None else "")
     state.pressure = pressure = max(pressure, lifted)
@@ -56,13 +56,8 @@ def climb(sample: Sample, state: State, now: float) -> list[Action]:
         state.since[rung] = now
     if state.rung < before:
         state.since[CALM] = now
-    state.helpless &= state.rung >= STOP
+    state.no_relief &= state.rung >= STOP
     return _told(sample, state, before, now)
-
-
-def ratio(limit: Limit) -> float:
-    """Return what share of a bound is taken; a bound of nothing is taken whole."""
-    return limit.used / limit.limit if limit.limit > 0 else 1.0
 
 
 def trim(sample: Sample, state: State, now: float) -> list[Action]:
@@ -100,9 +95,9 @@ def pause(sample: Sample, state: State, now: float, *, helpless: bool) -> list[A
         sample: what is known.
         state: changed; ``paused`` is what the broker is told.
         now: seconds of a monotonic clock.
-        helpless: workers have grown, no recycle is under way and none can be begun.
+        helpless: a recycle is due, workers have grown, none is under way and none can be begun.
     """
-    if state.paused and (state.rung < PAUSE or now - state.paused_since >= state.settings.pause_max_s):
+    if state.paused and (state.rung < PAUSE or overdue(state, now)):
         if state.rung >= PAUSE:
             state.pause_after = now + state.settings.pause_max_s
         seconds, state.paused = round(now - state.paused_since, 1), ""
@@ -110,7 +105,7 @@ def pause(sample: Sample, state: State, now: float, *, helpless: bool) -> list[A
         return [say(state, now, "info", "resume", text, seconds=seconds, **figures(sample, state))]
     if state.rung < PAUSE or now < state.pause_after:
         return []
-    lane = "standard" if helpless and state.rung >= RECYCLE and now - state.since[RECYCLE] >= RELIEF_S else "bulk"
+    lane = "standard" if helpless and now - state.since[RECYCLE] >= RELIEF_S else "bulk"
     if state.paused in (lane, "standard"):
         return []
     if not state.paused:
@@ -129,8 +124,7 @@ def overdue(state: State, now: float) -> bool:
 def figures(sample: Sample, state: State) -> dict[str, object]:
     """Return the figures that a decision was taken on, for its log line."""
     found: dict[str, object] = {"pressure": round(state.pressure, 3), "of": state.source}
-    tightest = max(sample.limits, key=ratio, default=None)
-    if tightest is not None:
+    if (tightest := sample.tightest) is not None:
         found |= {"used_mib": mib(tightest.used), "limit_mib": mib(tightest.limit)}
     return found
 
@@ -157,8 +151,8 @@ def _lift(signals: Signals, state: State, now: float) -> tuple[float, str]:
 def _told(sample: Sample, state: State, before: int, now: float) -> list[Action]:
     if state.rung == before:
         return []
-    names = ("calm", "trim", "pause", "recycle", "stop")
+    was, rung = RUNGS[before], RUNGS[state.rung]
     level = "warning" if state.rung > before else "info"
-    text = f"memory: {names[before]} to {names[state.rung]} at {state.pressure:.0%} of {state.source or 'nothing'}"
-    fields = {"rung": names[state.rung], "was": names[before], **figures(sample, state)}
+    text = f"memory: {was} to {rung} at {state.pressure:.0%} of {state.source or 'nothing'}"
+    fields = {"rung": rung, "was": was, **figures(sample, state)}
     return [say(state, now, level, "memory_pressure", text, **fields)]

@@ -40,11 +40,11 @@ def begin(sample: Sample, state: State, now: float) -> list[Action]:
 
 
 def helpless(sample: Sample, state: State, now: float) -> bool:
-    """Whether workers have grown, no recycle is under way, and none could be begun for memory.
+    """Whether a recycle is due and workers have grown, but none is under way and none could be begun.
 
     If none has grown it is others who take the memory: to hold requests back would help nobody.
     """
-    if state.recycles:
+    if state.rung < RECYCLE or state.recycles:
         return False
     found = candidates(sample, state, now)
     could = any(worth(each, sample) and allowed(each, sample, state, now) for each in found)
@@ -93,10 +93,10 @@ def _stop_at_once(sample: Sample, state: State, found: Sequence[Candidate], now:
         pause_s = min(STOP_AGAIN_S * 2 ** state.stops[name], STOP_AGAIN_MAX_S)
         state.stops[name] += 1
         state.not_before[name] = now + pause_s
-        state.helpless = False
+        state.no_relief = False
         return _start(each, "stop", sample, state, now)
-    if not state.helpless and not any(now < after for after in state.not_before.values()):
-        state.helpless = True
+    if not state.no_relief and not any(now < after for after in state.not_before.values()):
+        state.no_relief = True
         text = "no worker would give back enough by starting anew: the limit is too low, or others take the memory"
         return [say(state, now, "error", "no_relief", text, hint=text, **figures(sample, state))]
     return []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from mlx_mesh_worker.guard.actions import Action, Dump, Kill, Restart, Start
-from mlx_mesh_worker.guard.samples import ready
+from mlx_mesh_worker.guard.samples import ready, worker_of
 from mlx_mesh_worker.guard.state import GivenUp, Stuck, say
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def replace_stuck(sample: Sample, state: State, now: float) -> list[Action]:
 
 def _complaint(process: ProcessSample, sample: Sample, state: State) -> str:
     """Return what is wrong with the process of a worker: ``stalled``, ``missing`` or nothing."""
-    worker = next((w for w in sample.workers or () if w.pid == process.pid and not w.remote), None)
+    worker = worker_of(process, sample)
     if worker is not None:
         return "stalled" if worker.state == "stalled" else ""
     if process.state != "RUNNING" or sample.broker_up_s < state.settings.missing_s:

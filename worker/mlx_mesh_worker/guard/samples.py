@@ -108,6 +108,16 @@ class Sample(NamedTuple):
     broker_up_s: float = 0.0
     stopping: bool = False
 
+    @property
+    def tightest(self) -> Limit | None:
+        """The bound of which most is taken; None if none is known."""
+        return max(self.limits, key=lambda limit: limit.ratio, default=None)
+
+
+def worker_of(process: ProcessSample, sample: Sample) -> WorkerSample | None:
+    """Return the worker by its pid: somebody may have started another one of its name by hand."""
+    return next((worker for worker in sample.workers or () if worker.pid == process.pid and not worker.remote), None)
+
 
 def ready(sample: Sample) -> Iterator[WorkerSample]:
     """Return the workers that get new work, those of other machines too: their pids are not of this one."""

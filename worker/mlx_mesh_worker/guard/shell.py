@@ -114,7 +114,7 @@ class Shell:
             self._check_groups()
         processes = self._supervisord.processes()
         if processes is not None:
-            self._pids = {f"{p.group}:{p.name}": p.pid for p in processes if p.pid}
+            self._pids = {process.full_name: process.pid for process in processes if process.pid}
         reading = self._sources.read(self._worker_pids(processes))
         # The device's limit is what workers told last: the broker gets this before it says what they tell now.
         limits = with_device(reading.limits, self._workers)

@@ -107,6 +107,7 @@ class State:
         settled_after: when the last recycle for memory will show in the figures.
         not_before: when a worker may be recycled again, by name.
         stops: how often a worker was stopped at once, by name.
+        no_relief: it was said that nobody would give enough back.
     """
 
     settings: GuardSettings
@@ -131,7 +132,7 @@ class State:
     stuck: dict[str, Stuck] = field(default_factory=dict)
     replaced: dict[str, float] = field(default_factory=dict)
     given_up: dict[str, GivenUp] = field(default_factory=dict)
-    helpless: bool = False
+    no_relief: bool = False
     counts: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(COUNTED, 0)))
     recent: deque[tuple[float, str]] = field(default_factory=lambda: deque(maxlen=RECENT_MAX))
 

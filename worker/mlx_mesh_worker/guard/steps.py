@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Final
 from mlx_mesh_worker.guard.actions import Action, Quiet, Remove, Restart
 from mlx_mesh_worker.guard.ladder import RECYCLE
 from mlx_mesh_worker.guard.repair import kill
-from mlx_mesh_worker.guard.samples import ready
+from mlx_mesh_worker.guard.samples import ready, worker_of
 from mlx_mesh_worker.guard.state import Recycle, by_pid, say
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mlx_mesh_worker.guard.samples import ProcessSample, Sample, WorkerSample
+    from mlx_mesh_worker.guard.samples import ProcessSample, Sample
     from mlx_mesh_worker.guard.state import State
 
 SETTLE_S: Final = 3.0
@@ -124,7 +124,7 @@ def _fit(recycle: Recycle, sample: Sample, state: State) -> list[ProcessSample]:
 
 
 def _await_drained(recycle: Recycle, process: ProcessSample, sample: Sample, state: State, now: float) -> list[Action]:
-    own = _worker_of(process, sample) if process.pid == recycle.pid else None
+    own = worker_of(process, sample) if process.pid == recycle.pid else None
     if own is not None and own.drained_by == "operator":
         return _end(recycle, state, now, "an operator drains it")
     late = now - recycle.since >= state.settings.drain_s
@@ -153,13 +153,13 @@ def _await_gone(recycle: Recycle, process: ProcessSample, state: State, now: flo
         return kill(state, now, recycle.name, recycle.process, recycle.pid)
     state.settled_after = now + SETTLE_S
     if _stays_away(process, recycle, now):
-        return _end(recycle, state, now, f"its process is {process.state}: {process.reason or 'stopped by somebody'}")
+        return _end(recycle, state, now, _why_away(process))
     recycle.phase, recycle.since = "start", now
     return []
 
 
 def _await_ready(recycle: Recycle, process: ProcessSample, sample: Sample, state: State, now: float) -> list[Action]:
-    worker = _worker_of(process, sample)
+    worker = worker_of(process, sample)
     if worker is not None and worker.pid != recycle.pid and worker.state == "ready":
         del state.recycles[recycle.name]
         seconds = round(now - recycle.begun, 1)
@@ -167,21 +167,20 @@ def _await_ready(recycle: Recycle, process: ProcessSample, sample: Sample, state
         fields = {"worker": recycle.name, "reason": recycle.reason, "seconds": seconds, "pid": process.pid}
         return [say(state, now, "info", "recycled", text, **fields)]
     if _stays_away(process, recycle, now):
-        return _end(recycle, state, now, f"its process is {process.state}: {process.reason or 'stopped by somebody'}")
+        return _end(recycle, state, now, _why_away(process))
     if now - recycle.since >= state.settings.start_max_s:
         return _end(recycle, state, now, f"it was not ready within {state.settings.start_max_s:g} s")
     return []
-
-
-def _worker_of(process: ProcessSample, sample: Sample) -> WorkerSample | None:
-    """Return the worker by its pid: somebody may have started another one of its name by hand."""
-    return next((worker for worker in sample.workers or () if worker.pid == process.pid and not worker.remote), None)
 
 
 def _stays_away(process: ProcessSample, recycle: Recycle, now: float) -> bool:
     """Whether its process does not come back; supervisord shows one that died as EXITED until it starts it again."""
     sure = process.state != "EXITED" or now - recycle.since >= SETTLE_S
     return process.state in GONE and sure and not process.restarting
+
+
+def _why_away(process: ProcessSample) -> str:
+    return f"its process is {process.state}: {process.reason or 'stopped by somebody'}"
 
 
 def _end(recycle: Recycle, state: State, now: float, why: str, again_s: float = FAILED_AGAIN_S) -> list[Action]:

@@ -91,10 +91,6 @@ class SupervisorLink:
         self._backoff.worked()
         return samples
 
-    def does(self, action: Action) -> bool:
-        """Whether the action is one for supervisord."""
-        return type(action) in self._do
-
     def do(self, action: Action) -> None:
         """Have supervisord do something; what it refuses is logged, and decided anew with the next sample."""
         try:
