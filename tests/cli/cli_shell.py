@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import psutil
 
 from mlx_mesh import Mesh, MeshError
 
@@ -109,9 +110,12 @@ class Shell:
             return
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.mesh("down", "--timeout", 30)
-        if self.supervisord_pid() == pid:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(psutil.Error):
+            left = psutil.Process(pid)
+            environ = left.environ()
+            # The pid in a file that was left may be another's by now.
+            if all(environ.get(name) == self.env.get(name) for name in ("HOME", "MLX_MESH_RUN_DIR")):
+                left.kill()
 
 
 def changed_conf(folder: Path, old: str, new: str) -> Path:

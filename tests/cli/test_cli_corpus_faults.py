@@ -12,6 +12,8 @@ import pytest
 from cli_shell import Shell, wait_for
 from odd_engine import DEADLY, SLOW
 
+from mlx_mesh_wire.supervisor import Supervisor
+
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Iterator
@@ -57,9 +59,8 @@ class Run:
 def run(odd_mesh: Shell, tmp_path: Path) -> Iterator[Run]:
     begun = Run(odd_mesh, tmp_path)
     yield begun
-    if begun.process.poll() is None:
-        begun.process.kill()
-        begun.process.communicate()
+    begun.process.kill()
+    begun.process.communicate()  # Its pipes, too, are not left to tests that come later.
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -92,15 +93,19 @@ def test_a_run_is_not_continued_with_another_input_or_other_options(run: Run):
 
 
 def test_two_runs_do_not_write_one_output(run: Run):
+    run.process.send_signal(signal.SIGSTOP)  # Else it may be done before the other has started.
     assert "is being written by another run" in run.shell.bad(*run.command)
+    run.process.send_signal(signal.SIGCONT)
     assert run.finish()[0] == 0
     run.check()
 
 
 def test_killed_workers_and_a_killed_broker_cost_no_row(run: Run):
-    pids = {process["name"]: process["pid"] for process in json.loads(run.shell.good("status", "--json"))["processes"]}
+    run.process.send_signal(signal.SIGSTOP)  # Else it may be done before they are dead, and need nobody any more.
+    pids = {process["name"]: process["pid"] for process in Supervisor(run.shell.run_dir).processes()}
     for name in ("embed-0", "broker"):
         os.kill(pids[name], signal.SIGKILL)
+    run.process.send_signal(signal.SIGCONT)
     status, stderr = run.finish()
     assert status == 0, stderr
     run.check()

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 from cli_shell import TOP, Shell, changed_conf, wait_for
 
+from mlx_mesh_wire.endpoints import listening
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -52,7 +54,7 @@ def test_supervisorctl_acts_on_the_mesh_of_the_run_directory(make_shell: Callabl
     shell = make_shell()
     assert shell.run("supervisord", "-c", echo_conf).returncode == 0
     wait_for(lambda: shell.supervisorctl("status").count("RUNNING") == 4, "four processes")
-    assert "broker_ready" in shell.supervisorctl("tail", "broker")
+    wait_for(lambda: "broker_ready" in shell.supervisorctl("tail", "broker"), "a broker that says so")
     assert "workers:embed-1: stopped" in shell.supervisorctl("stop", "workers:embed-1")
     wait_for(lambda: set(workers(shell)) == {"embed-0"}, "one worker")
     assert "embed-1  STOPPED" in " ".join(shell.good("status").split(" ")).replace("   ", "  ")
@@ -72,6 +74,19 @@ def test_supervisorctl_acts_on_the_mesh_of_the_run_directory(make_shell: Callabl
     shell.supervisorctl("start", "broker")
     assert "Restarted supervisord" in shell.supervisorctl("reload")
     wait_for(lambda: len(workers(shell)) == 2, "the mesh after a reload")
+
+
+def test_a_command_waits_for_a_broker_that_is_about_to_be_there(make_shell: Callable[..., Shell], tmp_path: Path):
+    shell = make_shell()
+    conf = changed_conf(tmp_path, "command = mlx-mesh-broker", 'command = sh -c "sleep 2; exec mlx-mesh-broker"')
+    conf.write_text(conf.read_text().replace("--engine embed", "--engine echo"))
+    shell.good("up", "--detach", "--conf", conf)
+    before = json.loads(shell.good("status", "--json"))
+    broker = next(process["pid"] for process in before["processes"] if process["name"] == "broker")
+    os.kill(broker, signal.SIGKILL)
+    wait_for(lambda: not listening(f"ipc://{shell.run_dir}/frontend.sock"), "nobody to talk to")
+    assert json.loads(shell.good("status", "--json"))["epoch"] != before["epoch"]
+    assert shell.good("down") == "the mesh is down\n"
 
 
 def test_meshes_live_side_by_side_and_each_is_up_at_most_once(make_shell: Callable[..., Shell], echo_conf: Path):
@@ -153,14 +168,14 @@ def test_a_conf_that_is_not_there_or_no_mesh_s_is_refused(no_mesh: Shell, tmp_pa
 
 def test_a_broker_started_by_hand_is_left_alone(no_mesh: Shell):
     broker = no_mesh.start("mlx-mesh-broker")
+    worker = no_mesh.start("mlx-mesh-worker", "--engine", "echo", "--name", "by-hand")
     try:
         wait_for((no_mesh.run_dir / "control.sock").exists, "the broker's sockets")
+        wait_for(lambda: "by-hand" in no_mesh.run("mlx-mesh", "status").stdout.decode(), "the worker")
         for refused in (no_mesh.bad("up", "--detach"), no_mesh.bad("down")):
-            assert (
-                f"has no supervisord; end it, and the workers that mlx-mesh status shows, with: kill {broker.pid}"
-                in (refused)
-            )
-        assert "no workers" in no_mesh.good("status")
+            assert f"has no supervisord; end it and its workers with: kill {broker.pid} {worker.pid}" in refused
+        assert "by-hand" in no_mesh.good("status")
     finally:
-        broker.terminate()
-        broker.communicate(timeout=30)
+        for process in (worker, broker):
+            process.terminate()
+            process.communicate(timeout=30)
