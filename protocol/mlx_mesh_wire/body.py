@@ -16,7 +16,7 @@ from mlx_mesh_wire import limits
 from mlx_mesh_wire.errors import DecodeError, InvalidRequestError, TooLargeError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Generator, Sequence
 
 Frame = bytes | memoryview
 
@@ -58,6 +58,7 @@ class Tensor(NamedTuple):
 
 
 _LEAVES = frozenset({type(None), bool, float, str, bytes, Tensor})
+_CONTAINERS = frozenset({list, tuple, dict})
 
 
 def pack_body(value: Any) -> list[bytes | memoryview]:
@@ -65,12 +66,15 @@ def pack_body(value: Any) -> list[bytes | memoryview]:
 
     Raises:
         InvalidRequestError: something that msgpack cannot carry, named by its place in the value.
-        TooLargeError: nested too deep, or more tensors than frames.
+        TooLargeError: nested too deep, too many items, or more tensors than frames.
     """
     if type(value) is bytes:
         return [_pack_plain(value)]
-    if not _fits(value, limits.BODY_DEPTH_MAX):
+    items = _items(value, limits.BODY_DEPTH_MAX)
+    if items < 0:
         raise _fault(value, "body", limits.BODY_DEPTH_MAX)
+    if items > limits.BODY_ITEMS_MAX:
+        raise _too_many()
     buffers: list[bytes | memoryview] = []
 
     def default(item: Any) -> Any:
@@ -79,6 +83,8 @@ def pack_body(value: Any) -> list[bytes | memoryview]:
             return list(item)
         if type(item) is not Tensor:
             raise TypeError(f"cannot carry a {type(item).__name__}")
+        if len(item.shape) > limits.DIMENSIONS_MAX:
+            raise ValueError(f"a tensor has {len(item.shape)} dimensions, allowed are {limits.DIMENSIONS_MAX}")
         buffers.append(item.data)
         return msgpack.ExtType(EXT_TENSOR, _pack_plain([len(buffers) - 1, item.dtype, item.shape]))
 
@@ -100,8 +106,8 @@ def unpack_body(frames: Sequence[bytes | memoryview], *, lenient_text: bool = Fa
     With ``lenient_text`` invalid UTF-8 becomes lone surrogates, so that the caller can say which item has it.
 
     Raises:
-        DecodeError: not exactly one msgpack value of the allowed kinds, too deep, or a tensor that does not
-            fit its buffer.
+        DecodeError: not exactly one msgpack value of the allowed kinds, too deep, too many items, or a tensor that does
+            not fit its buffer.
     """
     if not frames:
         raise DecodeError("the message has no body")
@@ -110,17 +116,65 @@ def unpack_body(frames: Sequence[bytes | memoryview], *, lenient_text: bool = Fa
     def ext_hook(code: int, payload: bytes) -> Tensor:
         if code != EXT_TENSOR:
             raise ValueError(f"extension type {code} is not allowed")
-        return _tensor(msgpack.unpackb(payload), buffers)
+        return _tensor(msgpack.unpackb(payload, max_array_len=limits.DIMENSIONS_MAX, max_map_len=0), buffers)
 
     try:
-        value = msgpack.unpackb(
-            frames[0], ext_hook=ext_hook, unicode_errors="surrogateescape" if lenient_text else "strict"
-        )
-        if not _fits(value, limits.BODY_DEPTH_MAX):
+        value = _decoded(frames[0], ext_hook, "surrogateescape" if lenient_text else "strict")
+        if _items(value, limits.BODY_DEPTH_MAX) < 0:
             raise _fault(value, "body", limits.BODY_DEPTH_MAX)
     except Exception as error:  # msgpack raises ValueError, UnicodeDecodeError, RecursionError and more
         raise DecodeError(f"body is not valid: {error}") from error
     return value
+
+
+def _decoded(body: Frame, ext_hook: Callable[[int, bytes], Any], unicode_errors: str) -> Any:
+    """Return what a body holds; room is made only for items that are there, and for so many at most."""
+
+    def unpack(most: int) -> Any:
+        # A body has no more items than bytes, so most bodies need no count.
+        count = _counter() if len(body) > limits.BODY_ITEMS_MAX else None
+        return msgpack.unpackb(
+            body,
+            ext_hook=ext_hook,
+            unicode_errors=unicode_errors,
+            list_hook=count,
+            object_hook=count,
+            max_array_len=most,
+            max_map_len=most,
+        )
+
+    most = limits.BODY_ITEMS_UNCHECKED
+    try:
+        return unpack(most)
+    except ValueError:
+        if len(body) <= most:
+            raise
+    # To skip a value costs a tenth of making it, takes no room, and fails where something is missing.
+    walker = msgpack.Unpacker(read_size=len(body), max_buffer_size=len(body))
+    walker.feed(body)
+    walker.skip()
+    return unpack(limits.BODY_ITEMS_MAX)
+
+
+def _counter() -> Callable[[Any], Any]:
+    """Return a function that returns the arrays and maps given to it, as long as they do not have too many items."""
+
+    def counting() -> Generator[Any, Any, None]:
+        given: Any = None
+        left = limits.BODY_ITEMS_MAX
+        while left >= 0:
+            given = yield given
+            left -= len(given)
+        raise _too_many()
+
+    counter = counting()
+    next(counter)
+    return counter.send  # To go on with a generator takes two thirds of the time of a call.
+
+
+def _too_many() -> TooLargeError:
+    most = limits.BODY_ITEMS_MAX
+    return TooLargeError(f"body has over {most} items", details={"field": "body", "limit": most})
 
 
 def _tensor(fields: Any, buffers: Sequence[bytes | memoryview]) -> Tensor:
@@ -139,20 +193,29 @@ def _tensor(fields: Any, buffers: Sequence[bytes | memoryview]) -> Tensor:
     return Tensor(buffers[index], dtype, tuple(shape))
 
 
-def _fits(value: Any, depth: int) -> bool:
-    """Whether the value is made of what the protocol carries, at most ``depth`` deep."""
+def _items(value: Any, depth: int) -> int:
+    """Return how many items a value has at all depths, or a few too many; -1 if it is not what the protocol carries."""
     kind = type(value)
-    if kind in _LEAVES:
-        return True
-    if kind is int:
-        return bool(_INT_MIN <= value <= _INT_MAX)
-    if not depth:
-        return False
-    if kind is list or kind is tuple:
-        return all(type(item) is str or _fits(item, depth - 1) for item in value)
+    if kind in _LEAVES or (kind is int and _INT_MIN <= value <= _INT_MAX):
+        return 0
+    if not depth or kind not in _CONTAINERS:
+        return -1
+    count = len(value)
     if kind is dict:
-        return all(type(key) is str and _fits(item, depth - 1) for key, item in value.items())
-    return False
+        if not all(type(key) is str for key in value):
+            return -1
+        value = value.values()
+    for item in value:
+        kind = type(item)
+        if kind in _LEAVES or (kind is int and _INT_MIN <= item <= _INT_MAX):
+            continue
+        inside = _items(item, depth - 1)
+        if inside < 0:
+            return -1
+        count += inside
+        if count > limits.BODY_ITEMS_MAX:
+            break
+    return count
 
 
 def _fault(value: Any, place: str, depth: int) -> InvalidRequestError | TooLargeError:
@@ -174,4 +237,4 @@ def _fault(value: Any, place: str, depth: int) -> InvalidRequestError | TooLarge
         named = [(f"{place}.{key}", item) for key, item in value.items()]
     else:
         named = [(f"{place}[{index}]", item) for index, item in enumerate(value)]
-    return next(_fault(item, name, depth - 1) for name, item in named if not _fits(item, depth - 1))
+    return next(_fault(item, name, depth - 1) for name, item in named if _items(item, depth - 1) < 0)

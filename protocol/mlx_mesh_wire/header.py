@@ -6,19 +6,22 @@ not know are ignored, and so are type codes that it does not know, as the specif
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, get_type_hints
 
 import msgpack
 
 from mlx_mesh_wire import limits
 from mlx_mesh_wire.errors import DecodeError, ProtocolError
-from mlx_mesh_wire.messages import ITEM_TYPES, LENGTHS, RANGES, TYPE_CODES, Message, Request
+from mlx_mesh_wire.fields import ITEM_TYPES, LENGTHS, RANGES
+from mlx_mesh_wire.messages import TYPE_CODES, Message, Request
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 _pack = msgpack.Packer(use_bin_type=True, autoreset=True).pack
-_unpack = msgpack.unpackb
+_MOST = limits.HEADER_ITEMS_MAX
+_unpack = partial(msgpack.unpackb, max_array_len=_MOST, max_map_len=_MOST)
 
 
 class _Layout(NamedTuple):

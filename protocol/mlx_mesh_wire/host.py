@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import sys
 from pathlib import Path
+from typing import Final
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+"""Why a file that is there cannot be read at the moment: this process, or the machine, has no more of something.
+
+Any peer can bring it about by connecting often enough, so it must not be taken for what the file says.
+"""
 
 
 def host_name() -> str:

@@ -12,14 +12,34 @@ PROTOCOL_MINOR: Final = 0
 HEADER_MAX_BYTES: Final = 4096
 """One page: the only part that the broker decodes, so its cost per message stays bounded."""
 
+HEADER_ITEMS_MAX: Final = 128
+"""Items of one array or map in a header; no message has over 100. A decoder makes room for as many as an array claims
+to have: a thousand of them one in the other, in one header of 4 KiB, took 32 MB and 40 ms of the broker.
+"""
+
 FRAMES_MAX: Final = 8
 """Header, body and six buffers; ``ZMQ_MAXMSGSIZE`` bounds one frame only, so frames are counted too."""
 
 MESSAGE_MAX_BYTES: Final = 64 * 1024 * 1024
 """All frames of a message together. gRPC stops at 4 MiB, NATS at 1 to 64 MiB; vectors need room."""
 
+WRAPPED_MAX_BYTES: Final = MESSAGE_MAX_BYTES + 128
+"""The one frame of a message where there are keys: 1 byte and 4 for each frame more by wrapping, 33 by CURVE."""
+
 BODY_DEPTH_MAX: Final = 32
 """Nesting of arrays and maps in a body. Node's decoder has no limit of its own; JSON tools use 32 to 1000."""
+
+BODY_ITEMS_MAX: Final = 2**21
+"""Items of all arrays and maps in a body together; a pair of a map is one. An empty array is one byte, and 72 in the
+memory of a Python process, which then takes a microsecond to look at it: a message of them cost 5 GB and a minute.
+A prompt of a million tokens fits twice; other numbers in bulk go as tensors, and are no items.
+"""
+
+BODY_ITEMS_UNCHECKED: Final = 512
+"""Items that an array or a map in a body may claim before it is looked whether they are there, for the same reason."""
+
+DIMENSIONS_MAX: Final = 32
+"""Of a tensor; NumPy's bound for long. To multiply more takes a time that grows with the square of their number."""
 
 INTEGER_MAX: Final = 2**53 - 1
 """The largest integer that a double holds exactly, which is all that JavaScript's numbers can carry."""
@@ -66,3 +86,9 @@ HELD_MAX_ITEMS: Final = 100
 """Jobs named in one HELD message: 100 of about 30 bytes fit into a header; more take more messages."""
 
 MAP_MAX_ITEMS: Final = 64
+
+QUOTA_MAX: Final = 10**6
+"""The largest quota of a key: requests per second, at once or outstanding. More than a broker can serve is no quota."""
+
+QUOTA_RATE_MIN: Final = 0.001
+"""Per second: less than a request in 17 minutes is better revoked."""

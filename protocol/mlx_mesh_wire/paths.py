@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 RUN_DIR_VARIABLE: Final = "MLX_MESH_RUN_DIR"
 ENDPOINT_VARIABLE: Final = "MLX_MESH_ENDPOINT"
+CONTROL_VARIABLE: Final = "MLX_MESH_CONTROL"
 
 IPC_PATH_MAX_BYTES: Final = 103
 """``sun_path`` holds 104 bytes on macOS and 108 on Linux, with the closing zero."""
@@ -54,3 +55,8 @@ def ipc_endpoint(name: str, env: Mapping[str, str] = os.environ) -> str:
 def client_endpoint(env: Mapping[str, str] = os.environ) -> str:
     """Return where clients connect: ``$MLX_MESH_ENDPOINT`` or the frontend of the run directory."""
     return env.get(ENDPOINT_VARIABLE, "") or ipc_endpoint("frontend", env)
+
+
+def control_endpoint(env: Mapping[str, str] = os.environ) -> str:
+    """Return where operators' commands go: ``$MLX_MESH_CONTROL`` or the control socket of the run directory."""
+    return env.get(CONTROL_VARIABLE, "") or ipc_endpoint("control", env)

@@ -12,6 +12,8 @@ import os
 import struct
 from typing import TYPE_CHECKING, Final
 
+from mlx_mesh_wire.host import EXHAUSTED
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
@@ -66,11 +68,16 @@ class FlightRecorder:
 
 
 def read_running(run_dir: Path, instance: bytes) -> frozenset[int] | None:
-    """Return the job ids of the step that a dead worker was in; None when it left no record."""
+    """Return the job ids of the step that a dead worker was in; None when it left no record.
+
+    An empty set also stands for a record that cannot be read now, since this process has no descriptor or memory left.
+    None means that any job may have been running, so that all are suspects; soon, innocent ones would be called
+    poison. It is better to suspect nobody: what did kill the worker is found out at its next death.
+    """
     try:
         data = _path(run_dir, instance).read_bytes()
-    except OSError:
-        return None
+    except OSError as error:
+        return frozenset() if error.errno in EXHAUSTED else None
     if len(data) != _SIZE:
         return None
     count = min(_COUNT.unpack_from(data)[0], JOBS_MAX)

@@ -88,7 +88,7 @@ def read_config(path: Path | None) -> dict[str, Any]:
         return {}
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # tomllib lets those of int and of deep nesting through
         raise SettingsError(f"{path}: cannot be read: {error}") from error
     for name, table in tables.items():
         if name not in SECTIONS or not isinstance(table, dict):
@@ -148,6 +148,9 @@ def kinds(cls: type[Any]) -> dict[str, Any]:
     return {field.name: int if field.metadata["words"] else hints[field.name] for field in dataclasses.fields(cls)}
 
 
+_INTEGER_MAX = 2**53
+"""No setting has a bound above it; integers of hundreds of digits are no floats."""
+
 _WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
@@ -172,7 +175,7 @@ def _checked(source: str, field: dataclasses.Field[Any], kind: Any, given: Any) 
         return tuple(given)
     if isinstance(given, str) and given in field.metadata["words"]:
         return given
-    if kind is float and type(given) is int:
+    if kind is float and type(given) is int and abs(given) <= _INTEGER_MAX:
         given = float(given)
     if type(given) is not kind or (choices and given not in choices):
         raise _refusal(source, field, kind, given)
@@ -183,7 +186,14 @@ def _checked(source: str, field: dataclasses.Field[Any], kind: Any, given: Any) 
 
 
 def _refusal(source: str, field: dataclasses.Field[Any], kind: Any, given: Any) -> SettingsError:
-    return SettingsError(f"{source}: {given!r} is not allowed; allowed: {_allowed(field, kind)}")
+    return SettingsError(f"{source}: {_shown(given)} is not allowed; allowed: {_allowed(field, kind)}")
+
+
+def _shown(given: Any) -> str:
+    try:
+        return repr(given)
+    except ValueError:  # of thousands of digits
+        return "such a long integer"
 
 
 def _allowed(field: dataclasses.Field[Any], kind: Any) -> str:

@@ -52,7 +52,7 @@ class SupervisorError(Exception):
 
 def never_started(process: dict[str, Any]) -> bool:
     """Whether a process has been stopped from the beginning: a program that supervisord is not to start by itself."""
-    return process["statename"] == "STOPPED" and not process["start"]
+    return process["statename"] == "STOPPED" and not process.get("start")
 
 
 def full_name(process: dict[str, Any]) -> str:
@@ -82,16 +82,31 @@ class Supervisor:
             with xmlrpc.client.ServerProxy("http://localhost/RPC2", transport=transport) as proxy:
                 return getattr(proxy, method)(*arguments)
         except xmlrpc.client.Fault as fault:
+            if type(fault.faultCode) is not int or not isinstance(fault.faultString, str):
+                raise self._garbled(method) from fault
             raise SupervisorError(_fault_text(method, fault), fault.faultCode) from fault
         except (OSError, http.client.HTTPException, xmlrpc.client.Error, ExpatError) as error:
             raise SupervisorError(f"supervisord does not answer at {self.socket}: {error}") from error
+        except Exception as error:  # xmlrpc.client lets through whatever an answer that is none brings about
+            raise self._garbled(method) from error
+
+    def _maps(self, method: str, *keys: str) -> list[dict[str, Any]]:
+        """Return an answer that is a list of maps in which these keys name strings."""
+        found = self._call(method)
+        if not isinstance(found, list) or not all(isinstance(each, dict) and _named(each, keys) for each in found):
+            raise self._garbled(method)
+        return found
+
+    def _garbled(self, method: str) -> SupervisorError:
+        return SupervisorError(f"what listens at {self.socket} answers {method} as no supervisord does")
 
     def pid(self) -> int | None:
         """Return the pid of supervisord, None when there is none."""
         try:
-            return int(self._call("supervisor.getPID"))
+            pid = self._call("supervisor.getPID")
         except SupervisorError:
             return None
+        return pid if type(pid) is int else None
 
     def processes(self) -> list[dict[str, Any]]:
         """Return what ``look`` does; empty without a supervisord, and while it is stopping."""
@@ -108,18 +123,18 @@ class Supervisor:
         ``mlx_mesh.processes`` tells them. From a supervisord without that they are told as far as possible.
         """
         try:
-            return list(self._call("mlx_mesh.processes"))
+            return self._maps("mlx_mesh.processes", *_PROCESS)
         except SupervisorError as error:
             if error.code != UNKNOWN_METHOD:
                 raise
-        found = list(self._call("supervisor.getAllProcessInfo"))
-        described = self._call("supervisor.getAllConfigInfo")
+        found = self._maps("supervisor.getAllProcessInfo", *_PROCESS)
+        described = self._maps("supervisor.getAllConfigInfo", "group", "name", "command")
         commands = {(config["group"], config["name"]): config["command"] for config in described}
         return [_without_plugin(process, commands.get((process["group"], process["name"]), "")) for process in found]
 
     def groups(self) -> list[dict[str, Any]]:
         """Return ``group``, ``program``, ``worker``, ``engine``, ``numprocs``, ``processes`` (names) by program."""
-        return list(self._call("mlx_mesh.groups"))
+        return self._maps("mlx_mesh.groups", "group", "program")
 
     def start(self, name: str) -> None:
         """Start a process; do not wait for it."""
@@ -169,6 +184,14 @@ class Supervisor:
             self._call("supervisor.shutdown")
         except SupervisorError:
             return
+
+
+_PROCESS = ("group", "name", "statename")
+"""What every process has, as strings."""
+
+
+def _named(each: dict[str, Any], keys: tuple[str, ...]) -> bool:
+    return all(isinstance(each.get(key), str) for key in keys)
 
 
 def log_of(process: dict[str, Any], run_dir: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import struct
 from pathlib import Path
@@ -248,6 +249,10 @@ def headers() -> list[dict[str, Any]]:
     bad("a timestamp", enc([9, Raw(b"\xd6\xff\x00\x00\x00\x00")]), "Ping.nonce")
     bad("nested too deep to decode", b"\x91" * 2000 + b"\x00", "")
     bad("an array that claims more items than there are bytes", b"\xdd\xff\xff\xff\xff\x03", "msgpack")
+    good("128 items in an array", enc([7, 1, *[None] * 126]), "Cancel", {"id": 1})
+    bad("129 items in an array", enc([7, 1, *[None] * 127]), "128")
+    claims = b"\xdc\x0f\xff" * 1365
+    bad("arrays that claim thousands of items, one in the other", claims, "msgpack", trap="room for them takes 32 MB")
     bad("4097 bytes", enc([9, 1, "x" * (4097 - 6)]).ljust(4097, b"\x00"), "4097")
     return cases
 
@@ -289,15 +294,19 @@ def bodies() -> list[dict[str, Any]]:
         good(f"{type(value).__name__} {_short(value)}", value)
     good("1.0 is a float", 1.0, trap="JavaScript decodes 1 and encodes it as an integer")
     good("a float of 32 bits", 0.5, b"\xca\x3f\x00\x00\x00", trap="half the width, the same value")
+    good("-0.0 is a float", -0.0, trap="some encoders write the integer 0")
     for text in ("inf", "-inf"):
         good(text, float(text))
     for value in (MAX, -MAX):
         good(f"the safe integer {value}", value)
     for value in (2**53, 2**63 - 1, -(2**63), 2**64 - 1):
         good(f"{value} is beyond the safe integers", value, trap="JavaScript numbers lose the last bits")
+    good("a replacement character", "a\ufffd", trap="decoders put it where a string is not UTF-8, but here it is one")
+    good("a key that JavaScript gives a meaning", {"__proto__": {"a": 1}}, trap="to set it changes the prototype")
     good("32 levels", nest(32))
     bad("33 levels", b"\x91" * 33 + b"\x00", "nested")
     bad("600 levels", b"\x91" * 600 + b"\x00", "", trap="some decoders recurse until the stack ends")
+    crowds(bad)
     bad("an integer as a key", b"\x81\x01\x02", "")
     bad("bytes as a key", enc({b"a": 1}), "key")
     bad("nil as a key", b"\x81\xc0\x01", "")
@@ -308,8 +317,20 @@ def bodies() -> list[dict[str, Any]]:
     bad("the byte that msgpack never uses", b"\xc1", "")
     bad("a truncated string", b"\xa5abc", "")
     bad("a string that is not UTF-8", b"\xa2\xff\xfe", "")
+    bad("a string with a lone surrogate", b"\xa3\xed\xa0\x80", "", trap="CESU-8 is not UTF-8")
     tensors(cases, bad)
     return cases
+
+
+def crowds(bad: Any) -> None:
+    """More items than a body may have, 2**21."""
+    trap = "a message of 64 MiB becomes some gigabytes"
+    for name, head, each, times in (
+        ("too many items in one array", b"\xdd\x00\x20\x00\x01", b"\xc0", 2**21 + 1),
+        ("too many items in many arrays", b"\xdc\x08\x00", b"\xdc\x04\x00" + b"\x90" * 1024, 2**11),
+        ("too many items in many maps", b"\xdd\x00\x10\x00\x01", b"\x81\xa0\xc0", 2**20 + 1),
+    ):
+        bad(name, head, str(2**21), tail=[each.hex(), times], trap=trap)
 
 
 def nest(levels: int) -> Any:
@@ -348,6 +369,8 @@ def tensors(cases: list[dict[str, Any]], bad: Any) -> None:
     bad("a tensor of a negative size", tensor(0, "uint8", [-1]), "non-negative", b"")
     bad("a tensor of an enormous size", tensor(0, "float64", [2**40, 2**40]), "needs", b"")
     bad("a tensor with a float in its shape", tensor(0, "uint8", [1.0]), "non-negative", b"\x00")
+    good("a tensor of 32 dimensions", tensor(0, "uint8", [1] * 32), shown("uint8", [1] * 32, b"\x07"), b"\x07")
+    bad("a tensor of 33 dimensions", tensor(0, "uint8", [1] * 33), "32", b"\x07")
     bad("a tensor without a shape", tensor(0, "uint8"), "not [index, dtype, shape]", b"\x00")
 
 
@@ -382,8 +405,79 @@ def bundles() -> list[dict[str, Any]]:
     return cases
 
 
+def wrapped() -> list[dict[str, Any]]:
+    request, body = header("Request", REQUEST), enc({"texts": ["a"]})
+    cases: list[dict[str, Any]] = []
+
+    def whole(*frames: bytes, sizes: list[int] | None = None, count: int | None = None, rest: bytes = b"") -> str:
+        given = [len(frame) for frame in frames] if sizes is None else sizes
+        head = struct.pack(f">B{len(given)}I", len(frames) if count is None else count, *given)
+        return (head + b"".join(frames) + rest).hex()
+
+    def good(name: str, *frames: bytes) -> None:
+        cases.append({"name": name, "hex": whole(*frames), "frames": [frame.hex() for frame in frames]})
+
+    def bad(name: str, about: str, text: str) -> None:
+        cases.append({"name": name, "hex": text, "error": "PROTOCOL_ERROR", "about": about})
+
+    good("a header alone", request)
+    good("a header and a body", request, body)
+    good("a header, a body and six buffers", request, body, *[bytes([number]) * number for number in range(1, 7)])
+    good("empty frames", request, b"", b"")
+    good("a size of over 2^16", request, bytes(65_537))
+    good("a header that is malformed is a matter of the header", b"\xc1")
+    bad("nothing", "1 to 8 frames, this one 0", "")
+    bad("no frame", "1 to 8 frames, this one 0", whole())
+    bad("nine frames", "1 to 8 frames, this one 9", whole(*[request] * 9))
+    bad("a header as it is without wrapping", "1 to 8 frames", request.hex())
+    bad("cut within the sizes", "begins with 9 bytes, there are 5", whole(request, body)[:10])
+    bad("cut within the body", "by its sizes", whole(request, body)[:-2])
+    bad("more behind the last frame", "by its sizes", whole(request, body, rest=b"x"))
+    bad("a size of 4 GiB", "by its sizes", whole(request, sizes=[2**32 - 1]))
+    bad("sizes that overflow together", "by its sizes", whole(request, body, sizes=[2**32 - 1, 2**32 - 1]))
+    return cases
+
+
+def affinities() -> list[dict[str, Any]]:
+    cases: list[dict[str, Any]] = []
+
+    def case(name: str, asked: dict[str, Any], beginning: str) -> None:
+        key = hashlib.sha256(beginning.encode()).hexdigest()
+        cases.append({"name": name, "op": "chat" if "messages" in asked else "generate", "asked": asked, "key": key})
+
+    def chat(name: str, contents: list[Any], beginning: str) -> None:
+        roles = ("system", "user", "assistant", "user")
+        case(name, {"messages": [{"role": r, "content": c} for r, c in zip(roles, contents, strict=False)]}, beginning)
+
+    case("a short prompt", {"prompt": "Once upon"}, "Once upon")
+    case("512 characters of a prompt", {"prompt": "ab" * 256}, "ab" * 256)
+    case("those behind do not count", {"prompt": "ab" * 256 + "c"}, "ab" * 256)
+    case("characters beyond the basic plane count once", {"prompt": "😀" * 513}, "😀" * 512)
+    case("characters are not bytes", {"prompt": "é" * 600}, "é" * 512)
+    case("token ids", {"prompt": [1, 20, 300]}, "1,20,300")
+    case("one token id", {"prompt": [7]}, "7")
+    case("512 characters of token ids", {"prompt": [123456] * 1000}, ("123456," * 74)[:512])
+    case("token ids of one character", {"prompt": [1] * 1000}, "1," * 256)
+    chat("a message", ["Hello"], "Hello")
+    chat("a system prompt and a question", ["Be brief.", "Why?"], "Be brief.\nWhy?")
+    chat("later turns do not count", ["Be brief.", "Why?", "So.", "And?"], "Be brief.\nWhy?")
+    chat("512 characters of two messages", ["s" * 500, "q" * 20, "later"], "s" * 500 + "\n" + "q" * 11)
+    chat("quotes and newlines stand for themselves", ['"it\'s"\n', "é"], '"it\'s"\n\né')
+    parts = [{"type": "text", "text": "one "}, {"type": "text", "text": "two"}]
+    chat("text parts are one text", [parts, "Why?"], "one two\nWhy?")
+    chat("other parts and no content are empty", [None, [{"type": "image", "url": "u"}]], "\n")
+    return cases
+
+
 def main() -> None:
-    for name, cases in (("headers", headers()), ("bodies", bodies()), ("bundles", bundles())):
+    every = {
+        "headers": headers(),
+        "bodies": bodies(),
+        "bundles": bundles(),
+        "wrapped": wrapped(),
+        "affinity": affinities(),
+    }
+    for name, cases in every.items():
         lines = ",\n".join(json.dumps(case, ensure_ascii=False) for case in cases)
         (HERE / f"{name}.json").write_text(f"[\n{lines}\n]\n", encoding="utf-8")
 
