@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 from mlx_mesh_broker.core.events import Drain, GuardTold, TrimWorkers
 from mlx_mesh_broker.core.liveness import GUARD, OPERATOR
 from mlx_mesh_wire import InvalidRequestError, MeshError, limits, pack_body, unpack_body
+from mlx_mesh_wire.fields import RANGES
 from mlx_mesh_wire.guard_report import PAUSES, parse_report
 from mlx_mesh_wire.host import process_start
-from mlx_mesh_wire.messages import RANGES, Command, Error, Final, Trim
+from mlx_mesh_wire.messages import Command, Error, Final, Trim
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -42,8 +42,24 @@ def collect(snapshot: Snapshot) -> Iterator[Metric]:
     for name, value in sorted({**dict.fromkeys(ALERTED, 0), **snapshot.counts, **snapshot.shell}.items()):
         events.add_metric([name], value)
     yield events
+    auth = CounterMetricFamily("mlx_mesh_auth", "Peers that asked to be let in.", labels=["role", "outcome"])
+    for key, value in sorted(snapshot.auth.items()):
+        auth.add_metric(key, value)
+    yield auth
+    yield _quotas(snapshot)
     yield GaugeMetricFamily("mlx_mesh_clients", "Clients connected.", snapshot.status["clients"])
+    text = "Longest time, within the last minute or two, that the broker's loop did not look at its sockets."
+    yield GaugeMetricFamily("mlx_mesh_loop_gap_seconds", text, snapshot.loop_gap_s)
     yield GaugeMetricFamily("mlx_mesh_uptime_seconds", "Age of the broker.", snapshot.status["uptime_s"])
+
+
+def _quotas(snapshot: Snapshot) -> Metric:
+    refused = CounterMetricFamily(
+        "mlx_mesh_quota_refused", "What holders of keys were refused, by quota.", labels=["key", "reason"]
+    )
+    for labels, value in sorted(snapshot.quota_refused.items()):
+        refused.add_metric(labels, value)
+    return refused
 
 
 def _requests(snapshot: Snapshot) -> Iterator[Metric]:

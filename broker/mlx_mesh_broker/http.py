@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -21,6 +23,9 @@ SNAPSHOT_TIMEOUT_S = 5.0
 CONNECTIONS_MAX = 64
 """Connections served at once, a thread each; further ones are closed, so that slow ones cannot pile up."""
 
+PAUSE_S = 0.02
+"""Between two connections: each takes some milliseconds of the one interpreter that requests are served by."""
+
 
 class Monitor:
     """The HTTP server.
@@ -31,6 +36,8 @@ class Monitor:
     """
 
     def __init__(self, port: int, snapshot: Callable[[float], Snapshot | None]) -> None:
+        # In the midst of work the loop would wait for the interpreter while a thread imports this.
+        importlib.import_module("mlx_mesh_broker.exporter")
         handler = type("Handler", (_Handler,), {"snapshot": staticmethod(snapshot)})
         self._server = _Server((HOST, port), handler)
         self.port: int = self._server.server_address[1]
@@ -48,6 +55,7 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = CONNECTIONS_MAX
 
     def process_request(self, request: Any, client_address: Any) -> None:
+        time.sleep(PAUSE_S)
         if threading.active_count() > CONNECTIONS_MAX:
             self.shutdown_request(request)
         else:

@@ -19,24 +19,63 @@ class AlreadyRunningError(Exception):
 
 
 class RunDirLock:
-    """An advisory lock that the kernel gives back when the process ends, however it ends."""
+    """An advisory lock that the kernel gives back when the process ends, however it ends.
+
+    Attributes:
+        abandoned: the broker before did not end in order: what it wrote into the file is still there.
+    """
 
     def __init__(self, run_dir: Path) -> None:
-        self._descriptor = os.open(run_dir / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._path = run_dir / LOCK_NAME
+        self._descriptor, left = _take(run_dir)
+        self.abandoned = bool(left)
+        self._sign()
+
+    def held(self) -> bool:
+        """Return whether this is still the run directory's lock; if its file was deleted, take a new one.
+
+        False if another broker has the new one, or the directory is gone.
+        """
         try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(self._descriptor), self._path.stat()):
+                return True
         except OSError:
-            holder = os.read(self._descriptor, 4096)
-            os.close(self._descriptor)
-            raise AlreadyRunningError(_describe(run_dir, holder)) from None
+            pass
+        try:
+            descriptor, _ = _take(self._path.parent)
+        except (AlreadyRunningError, OSError):
+            return False
+        os.close(self._descriptor)
+        self._descriptor = descriptor
+        self._sign()
+        return True
+
+    def release(self, *, in_order: bool = True) -> None:
+        """Let another broker start; it is told whether this one ended in order."""
+        if in_order:
+            os.ftruncate(self._descriptor, 0)
+        os.close(self._descriptor)
+
+    def _sign(self) -> None:
         os.ftruncate(self._descriptor, 0)
         started = datetime.now(UTC).isoformat(timespec="seconds")
-        os.write(self._descriptor, json.dumps({"pid": os.getpid(), "started": started}).encode())
+        os.pwrite(self._descriptor, json.dumps({"pid": os.getpid(), "started": started}).encode(), 0)
 
-    def release(self) -> None:
-        """Let another broker start."""
-        os.ftruncate(self._descriptor, 0)
-        os.close(self._descriptor)
+
+def _take(run_dir: Path) -> tuple[int, bytes]:
+    """Lock the file of a run directory; return its descriptor and what it held.
+
+    Raises:
+        AlreadyRunningError: another process has it.
+    """
+    descriptor = os.open(run_dir / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        holder = os.read(descriptor, 4096)
+        os.close(descriptor)
+        raise AlreadyRunningError(_describe(run_dir, holder)) from None
+    return descriptor, os.read(descriptor, 4096)
 
 
 def _describe(run_dir: Path, holder: bytes) -> str:

@@ -15,20 +15,34 @@ from typing import TYPE_CHECKING
 import zmq
 
 from mlx_mesh_broker.core.broker import Broker
+from mlx_mesh_broker.descriptors import raise_limit
+from mlx_mesh_broker.doors import Doors
 from mlx_mesh_broker.lockfile import AlreadyRunningError, RunDirLock
-from mlx_mesh_broker.settings import METRICS_DEFAULT, METRICS_OFF, METRICS_PORT, BrokerSettings, check_endpoints
+from mlx_mesh_broker.paths_watch import PathsWatch
+from mlx_mesh_broker.settings import (
+    METRICS_DEFAULT,
+    METRICS_OFF,
+    METRICS_PORT,
+    BrokerSettings,
+    check_endpoints,
+    keyed_endpoints,
+    own_keys,
+)
 from mlx_mesh_broker.shell import Shell
-from mlx_mesh_broker.sockets import bind, remove_files
+from mlx_mesh_broker.sockets import bind, bind_keyed, remove_files
 from mlx_mesh_wire.host import machine_id
+from mlx_mesh_wire.keys import keys_dir
 from mlx_mesh_wire.logs import log, set_up
 from mlx_mesh_wire.paths import RUN_DIR_VARIABLE, ensure_run_dir, run_dir
 from mlx_mesh_wire.settings import SettingsError, add_flags, config_file, load_settings
+from mlx_mesh_wire.transport import LibraryError, check_library
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from mlx_mesh_broker.http import Monitor
+    from mlx_mesh_wire.keys import PrivateKeys
 
 EXIT_USAGE = 2
 EXIT_ALREADY_RUNNING = 3
@@ -46,8 +60,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         ensure_run_dir(directory)
         check_endpoints(settings.listen, "listen")
         check_endpoints(settings.listen_workers, "listen_workers")
+        check_endpoints(settings.listen_control, "listen_control")
+        keys = own_keys(settings, keys_dir())
+        check_library(curve=keys is not None)
         _check_metrics(settings)
-    except (SettingsError, ValueError, OSError) as error:
+    except (SettingsError, LibraryError, ValueError, OSError) as error:
         print(f"mlx-mesh-broker: {error}", file=sys.stderr)  # noqa: T201  the log is not set up yet
         return EXIT_USAGE
     set_up(settings.log_level, settings.log_format)
@@ -56,10 +73,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except AlreadyRunningError as error:
         log("error", "already_running", reason=str(error))
         return EXIT_ALREADY_RUNNING
+    in_order = False
     try:
-        return _serve(settings, directory)
+        status = _serve(settings, directory, keys, lock)
+        in_order = status == 0 or not lock.abandoned
+        return status
     finally:
-        lock.release()
+        lock.release(in_order=in_order)
 
 
 def _settings(argv: Sequence[str] | None) -> BrokerSettings:
@@ -73,19 +93,27 @@ def _settings(argv: Sequence[str] | None) -> BrokerSettings:
     return load_settings(BrokerSettings, "broker", file=config_file(), flags=flags)
 
 
-def _serve(settings: BrokerSettings, directory: Path) -> int:
+def _serve(settings: BrokerSettings, directory: Path, keys: PrivateKeys | None, lock: RunDirLock) -> int:
+    raise_limit()
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     try:
         sockets = bind(context, directory, settings)
+        keyed = bind_keyed(context, settings, keys) if keys is not None else None
     except zmq.ZMQError as error:
-        log("error", "cannot_bind", reason=str(error), listen=",".join((*settings.listen, *settings.listen_workers)))
+        asked = (*settings.listen, *settings.listen_workers, *settings.listen_control)
+        log("error", "cannot_bind", reason=str(error), listen=",".join(asked))
         context.destroy(0)
         return EXIT_CANNOT_BIND
-    core = Broker(settings, secrets.token_hex(8), time.monotonic(), machine_id())
-    shell = Shell(core, sockets, settings, directory)
+    core = Broker(settings, secrets.token_hex(8), time.monotonic(), machine_id(), bereft=lock.abandoned)
+    doors = Doors(keyed, keys_dir()) if keyed is not None else None
+    paths = PathsWatch(sockets, settings, directory, lock.held)
+    shell = Shell(core, sockets, settings, directory, paths=paths, doors=doors)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: shell.stop())
     monitor = _monitor(settings, shell)
+    if doors is not None:
+        endpoints = ",".join(endpoint for _, endpoint in keyed_endpoints(settings))
+        log("info", "keys_on", listen=endpoints, authorised=len(doors.authorised))
     log("info", "broker_ready", run_dir=directory, pid=os.getpid(), listen=",".join(settings.listen) or "ipc only")
     gc.collect()
     gc.freeze()
@@ -97,8 +125,11 @@ def _serve(settings: BrokerSettings, directory: Path) -> int:
             monitor.close()
         shell.close()
         sockets.close()
+        if keyed is not None:
+            keyed.close()
         context.term()
-        remove_files(directory)
+        if lock.held():  # Otherwise they are those of the broker that has the directory now.
+            remove_files(directory)
     log("info", "broker_stopped")
     return 0
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from mlx_mesh_broker.core.metrics import Metrics
 
 HISTOGRAMS = {
@@ -18,10 +20,20 @@ HISTOGRAMS = {
 class Snapshot:
     """A copy of everything that is shown, taken by the broker's loop between two messages."""
 
-    def __init__(self, metrics: Metrics, status: dict[str, Any], shell: dict[str, int]) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        status: dict[str, Any],
+        shell: dict[str, int],
+        loop_gap_s: float = 0.0,
+        auth: Mapping[tuple[str, str], int] | None = None,
+    ) -> None:
         self.status = status
+        self.auth = dict(auth or {})
+        self.loop_gap_s = loop_gap_s
         self.shell = shell
         self.counts = dict(metrics.counts)
+        self.quota_refused = dict(metrics.quota_refused)
         self.accepted, self.answered = metrics.accepted, metrics.answered
         self.ops = {
             key: (

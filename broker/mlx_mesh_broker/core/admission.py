@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from mlx_mesh_broker.core import state as tables
 from mlx_mesh_broker.core.answers import failure
 from mlx_mesh_broker.core.entities import Request
+from mlx_mesh_broker.core.keyed import refusal
 from mlx_mesh_broker.core.nobody import no_worker
 from mlx_mesh_broker.core.overload import RETRY_MAX_MS, Overload
 from mlx_mesh_broker.core.sharing import HASHED_MAX_BYTES, content_key
@@ -47,6 +48,9 @@ class Admission:
             if known.stream:
                 self._streams.resend(known, message, frames)
             return
+        if session.told and message.flags & _RESEND and message.request_id in session.told:
+            state.metrics.counts["duplicates"] += 1  # It was on its way when the answer that was held went out.
+            return
         request = Request(session, message, frames, state.now)
         why = self._refusal(request)
         queue = None
@@ -60,6 +64,8 @@ class Admission:
         assert queue is not None  # noqa: S101  or there would be a reason
         request.queue = queue
         session.outstanding[request.id] = request
+        if session.account is not None:
+            session.account.outstanding += 1
         if request.charged:
             session.large_bytes += request.charged
             state.large_bytes += request.charged
@@ -81,6 +87,8 @@ class Admission:
         too_large = request.charged and session.large_bytes + request.charged > cap
         if too_large or len(session.outstanding) >= state.config.client_max_outstanding:
             return self._overload.of_client(request)
+        if session.account is not None and (why := refusal(state, session.account, request)) is not None:
+            return why
         if state.quarantine and state.quarantine.holds(request, state.now):
             state.metrics.counts["quarantined"] += 1
             return failure("POISON_REQUEST", "workers died while they computed this very body; it is quarantined")
@@ -89,8 +97,7 @@ class Admission:
     def _unresumable(self, request: Request) -> Failure | None:
         """Say why a request that an earlier broker may have had must not be run again, or cannot go on."""
         state = self._state
-        expected = state.now < state.started + state.config.rejoin_s
-        if request.at_most_once and not expected and not self._holding(request):
+        if request.at_most_once and not state.is_early() and not self._holding(request):
             return failure("WORKER_LOST", "no worker holds this request, and at_most_once forbids to run it again")
         if lacks_state(request):
             text = f"the reader has {request.next_seq} chunks, but the REQUEST that says so came without their state"
@@ -103,9 +110,7 @@ class Admission:
         queue = state.queues.get((op, model)) or state.home(op, model)
         if queue is None:
             served = state.catalogue.serves(op, model)
-            survivor = request.flags & _RESEND or request.session.returning
-            early = bool(survivor) and state.now < state.started + state.config.rejoin_s
-            if not (served or early or request.flags & Flag.WAIT_FOR_READY):
+            if not (served or state.workers_are_expected(request) or request.flags & Flag.WAIT_FOR_READY):
                 return None
             queue = state.queue_for(op, state.catalogue.shelf(op, model))
         return queue if queue is not None and self._dispatcher.may_wait(queue, request) else None

@@ -69,6 +69,12 @@ class Answers:
         """Answer this request only with an error; its followers have been given another leader."""
         self._error(request, why)
 
+    def told(self, request: Request, outcome: str) -> None:
+        """Take account of an answer that the client gets by other means; followers have been given another leader."""
+        # The code may come from a worker, and each one that is counted stays for ever.
+        known = outcome == OK or outcome in ERROR_CLASSES
+        self._forget(request, outcome if known else "INTERNAL", request.dispatched or self._state.now)
+
     def refuse(self, session: Session, request_id: int, why: Failure, metrics: OpMetrics, lane: int) -> None:
         """Answer a request that was never taken in."""
         metrics.outcomes[lane, why.code] += 1
@@ -90,9 +96,7 @@ class Answers:
         state.to_client(request.session, final, frames)
 
     def _error(self, request: Request, why: Failure) -> None:
-        # The code may come from a worker, and each one that is counted stays for ever.
-        outcome = why.code if why.code in ERROR_CLASSES else "INTERNAL"
-        self._forget(request, outcome, request.dispatched or self._state.now)
+        self.told(request, why.code)
         message = Error(request.id, why.code, why.message, why.retryable, why.retry_after_ms)
         self._state.to_client(request.session, message, why.frames)
 
@@ -100,6 +104,8 @@ class Answers:
         state = self._state
         session = request.session
         del session.outstanding[request.id]
+        if session.account is not None:
+            session.account.outstanding -= 1
         if request.charged:
             session.large_bytes -= request.charged
             state.large_bytes -= request.charged

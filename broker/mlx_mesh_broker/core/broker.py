@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mlx_mesh_broker.core.config import Config
     from mlx_mesh_broker.core.events import Event
     from mlx_mesh_broker.core.metrics import Metrics
+    from mlx_mesh_broker.core.quotas import Account
 
 SWEEP_S = 5.0
 """How often clients and holdings that nobody asks for any more are looked for."""
@@ -39,10 +40,12 @@ class Broker:
         epoch: name of this life, different from every earlier one.
         machine: this machine, as workers name theirs; workers elsewhere are given more time.
         now: seconds of a monotonic clock, as in every later call.
+        bereft: the broker before did not end in order, as when it was killed. Its workers are on their way to this one,
+            so for ``rejoin_s`` all requests wait for them, also those of clients who are new.
     """
 
-    def __init__(self, config: Config, epoch: str, now: float, machine: str = "") -> None:
-        self._state = state = State(config, epoch, machine, now)
+    def __init__(self, config: Config, epoch: str, now: float, machine: str = "", *, bereft: bool = False) -> None:
+        self._state = state = State(config, epoch, machine, now, bereft=bereft)
         self._answers = Answers(state)
         self._dispatcher = Dispatcher(state, self._answers)
         admission = Admission(state, self._answers, self._dispatcher)
@@ -68,6 +71,7 @@ class Broker:
             events.Drain: self._supervision.drain,
             events.TrimWorkers: self._supervision.trim,
             events.GuardTold: self._supervision.told,
+            events.Revoked: self._revoked,
         }
 
     def handle(self, now: float, event: Event) -> list[Action]:
@@ -118,8 +122,8 @@ class Broker:
         records, self._state.records = self._state.records, []
         return records
 
-    def _status_frames(self) -> Sequence[Any]:
-        return pack_body(status(self._state))
+    def _status_frames(self, asker: Account | None) -> Sequence[Any]:
+        return pack_body(status(self._state, asker))
 
     def _worker_unreachable(self, event: events.WorkerUnreachable) -> None:
         self._liveness.unreachable(event.route)
@@ -146,10 +150,20 @@ class Broker:
         for worker in state.instances.values():
             worker.heard = min(worker.heard + event.seconds, state.now)
             worker.progressed = min(worker.progressed + event.seconds, state.now)
+            worker.loading_since = min(worker.loading_since + event.seconds, state.now)
         for session in state.sessions.values():
             session.heard = min(session.heard + event.seconds, state.now)
             session.away_since = min(session.away_since + event.seconds, state.now)
+            for request in session.outstanding.values():
+                if request.stream and request.starved_at:
+                    request.starved_at = min(request.starved_at + event.seconds, state.now)
         self._supervision.held_up(event.seconds)
+
+    def _revoked(self, event: events.Revoked) -> None:
+        account = self._state.accounts.pop(event.name, None)
+        if account is not None:
+            sessions, workers = self._clients.revoked(account), self._workers.revoked(account)
+            self._state.log("warning", "key_lost_service", key=event.name, sessions=sessions, workers=workers)
 
     def _sweep(self) -> None:
         self._clients.sweep()

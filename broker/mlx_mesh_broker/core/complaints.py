@@ -29,19 +29,27 @@ class Complaints:
         state: the core's tables.
         event: name of the log line, written once for each complaint.
         send: makes the action that sends a message to a route of this socket.
+        code: what the peer is told.
     """
 
-    def __init__(self, state: State, event: str, send: Callable[[bytes, Message, tuple[()]], Action]) -> None:
+    def __init__(
+        self,
+        state: State,
+        event: str,
+        send: Callable[[bytes, Message, tuple[()]], Action],
+        code: str = "PROTOCOL_ERROR",
+    ) -> None:
         self._state = state
         self._event = event
         self._send = send
+        self._code = code
         self._last: OrderedDict[bytes, float] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._last)
 
     def complain(self, route: bytes, reason: str) -> None:
-        """Send PROTOCOL_ERROR, unless this peer was told so within the interval."""
+        """Send the error, unless this peer was told so within the interval."""
         state = self._state
         if state.now - self._last.get(route, -INTERVAL_S) < INTERVAL_S:
             return
@@ -49,6 +57,6 @@ class Complaints:
         self._last.move_to_end(route)
         if len(self._last) > ROUTES_MAX:
             self._last.popitem(last=False)
-        error = Error(0, "PROTOCOL_ERROR", reason[: limits.ERROR_MESSAGE_MAX_CHARS], False, 0)
+        error = Error(0, self._code, reason[: limits.ERROR_MESSAGE_MAX_CHARS], False, 0)
         state.out.append(self._send(route, error, ()))
         state.log("warning", self._event, route=route.hex(), reason=reason)

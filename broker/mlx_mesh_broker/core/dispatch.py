@@ -62,11 +62,13 @@ class Dispatcher:
         frames, window, seen = request.frames, 0, 0
         if request.stream:
             # Of one that begins anew, each chunk that the reader has brings its credit back.
-            window = max(1, request.credit)
+            window = max(1, request.credit)  # A window of 0 would say that it is no stream.
+            request.lent = not request.credit
             if request.kept is not None:
                 state.metrics.counts["resumed"] += 1
                 flags |= Flag.RESUMED
                 window, seen = request.credit, request.kept.seen
+                request.lent = False
                 frames = [*frames, request.kept.data]
         remaining_ms = max(0, int((request.due - now) * 1000))
         state.to_worker(
@@ -93,7 +95,7 @@ class Dispatcher:
         """Tell the pools that a worker's load, state or models changed."""
         worker.version = self._state.stamp()
         for queue in worker.queues:
-            queue.pool.note(worker)
+            queue.pool.stale.add(worker)
 
     def release(self, request: Request) -> Worker:
         """Take the request off its worker, whose slot becomes free; call :meth:`feed` once it is answered."""
@@ -113,6 +115,7 @@ class Dispatcher:
             queue = queues[worker.cursor]
             if queue.count:
                 self.pump(queue)
+                self._top_up(queue, worker)
                 if len(worker.jobs) >= worker.capacity:
                     return
 
@@ -125,8 +128,13 @@ class Dispatcher:
             request = queue.pop(best.takes())
             if request is None:
                 return
-            worker = self._choose(queue, request)
-            assert worker is not None  # noqa: S101  best() found one
+            self.send(request, self._choose(queue, request) or best)
+
+    def _top_up(self, queue: Queue, worker: Worker) -> None:
+        """Give a worker the bulk work that waits because the one with the fewest jobs has no places for such."""
+        while queue.count and worker.state is WorkerState.READY and worker.room(Lane.BULK) > 0:
+            request = queue.pop()
+            assert request is not None  # noqa: S101  it counts its requests
             self.send(request, worker)
 
     def take_back(self, request: Request) -> None:
@@ -158,6 +166,11 @@ class Dispatcher:
         """End a request wherever it is; if others share its computation, one of them takes it over."""
         self._withdraw(request)
         self._answers.failed_alone(request, why)
+
+    def told(self, request: Request, outcome: str) -> None:
+        """End a request whose client is told by other means."""
+        self._withdraw(request)
+        self._answers.told(request, outcome)
 
     def fail(self, request: Request, why: Failure) -> None:
         """End a released request."""
@@ -192,6 +205,8 @@ class Dispatcher:
                 worker.jobs[request.job_id] = heir
                 worker.bulk += (heir.lane == Lane.BULK) - (request.lane == Lane.BULK)
                 heir.worker, heir.job_id, heir.job_due, request.worker = worker, request.job_id, request.job_due, None
+                if request.lane == Lane.BULK != heir.lane:
+                    self.feed(worker)  # One of the places for bulk work is free now.
                 return
             state.to_worker(worker, Cancel(request.job_id))
             self.release(request)
@@ -230,8 +245,7 @@ class Dispatcher:
         state = self._state
         if state.now < queue.gone_at + state.config.rejoin_s:
             return True
-        survivor = request.flags & Flag.RESEND or request.session.returning or request.attempts > 0
-        return bool(survivor) and state.now < state.started + state.config.rejoin_s
+        return state.workers_are_expected(request)
 
     def _await_workers(self, queue: Queue) -> None:
         if queue.alarm is None:
@@ -240,16 +254,22 @@ class Dispatcher:
     def _give_up(self, queue: Queue) -> None:
         queue.alarm = None
         for request in [each for each in queue if not self.may_wait(queue, each)]:
-            queue.remove(request)
-            self._answers.failed(request, no_worker(self._state, request.op, request.model))
+            why = no_worker(self._state, request.op, request.model)
+            for follower in [each for each in request.followers or () if not self.may_wait(queue, each)]:
+                self.drop(follower, why)
+            self.drop(request, why)  # Of those that share its computation, one that may wait takes it over.
 
     def _choose(self, queue: Queue, request: Request) -> Worker | None:
         if not request.affinity:
-            return queue.pool.best()
-        preferred = self._state.affinity.get(request.affinity)
-        if preferred is not None and preferred.state is not WorkerState.READY:
-            preferred = None
-        return queue.pool.choose(preferred, request.lane)
+            worker = queue.pool.best()
+        else:
+            preferred = self._state.affinity.get(request.affinity)
+            if preferred is not None and preferred.state is not WorkerState.READY:
+                preferred = None
+            worker = queue.pool.choose(preferred, request.lane)
+        if request.lane == Lane.BULK and worker is not None and worker.room(Lane.BULK) <= 0:
+            return queue.pool.roomy(Lane.BULK)
+        return worker
 
     def _remember(self, affinity: bytes, worker: Worker) -> None:
         table = self._state.affinity

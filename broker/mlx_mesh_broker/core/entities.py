@@ -10,10 +10,11 @@ from mlx_mesh_wire.messages import Flag, Lane
 
 if TYPE_CHECKING:
     from collections import OrderedDict
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from mlx_mesh_broker.core.catalogue import Kind
     from mlx_mesh_broker.core.queues import Queue
+    from mlx_mesh_broker.core.quotas import Account, Holder
     from mlx_mesh_broker.core.sharing import Key
     from mlx_mesh_broker.core.timers import Alarm
     from mlx_mesh_wire import messages
@@ -63,6 +64,7 @@ class Request:
         next_seq: sequence number of the chunk that the client is to get next.
         base_seq: of a stream: chunks from this number on went over the client's connection of now, or are kept for it.
         credit: chunks that the reader still has room for; ``starved_at`` is since when it has none.
+        lent: this attempt begins anew, and was given a unit of credit that the reader has not granted.
         kept: what a stream goes on from if it is run again; outdated once more chunks have come.
         size: bytes of body and buffers.
         charged: bytes that count besides REQUEST_BYTES: those of a large body, and of the state.
@@ -71,7 +73,7 @@ class Request:
     __slots__ = (
         "affinity", "arrived", "attempts", "base_seq", "charged", "credit", "deaths", "dispatched", "due",
         "first_seq", "flags", "followers", "frames", "fruitless", "id", "job_due", "job_id", "kept", "key", "lane",
-        "leader", "model", "next_seq", "op", "queue", "session", "size", "starved_at", "stream", "tick",
+        "leader", "lent", "model", "next_seq", "op", "queue", "session", "size", "starved_at", "stream", "tick",
         "traceparent", "waiting", "worker",
     )  # fmt: skip
 
@@ -111,6 +113,7 @@ class Request:
         """Take over what the reader has and has room for; return the frames of the request itself."""
         self.base_seq = self.next_seq
         self.credit = window
+        self.lent = False
         self.starved_at = 0.0 if window else now
         if not self.flags & Flag.RESUMED:
             return frames
@@ -133,25 +136,32 @@ class Session:
     Attributes:
         large_bytes: bytes of its outstanding requests' bodies over SMALL_BYTES, and of the states of its streams.
         away: held messages of a client whose connection is gone; None while it is connected.
+        told: ids of requests whose answers were held for it and went out when it came back on this connection.
         returning: it knew an earlier broker, so its workers may be on their way back too.
+        account: that of its key, for good; ``holder`` is what the key may do as of its last message. None without keys.
     """
 
     __slots__ = (
+        "account",
         "alarm",
         "away",
         "away_bytes",
         "away_since",
         "heard",
+        "holder",
         "key",
         "large_bytes",
         "name",
         "outstanding",
         "returning",
         "route",
+        "told",
     )
 
     def __init__(self, key: bytes, route: bytes, name: str, returning: bool, now: float) -> None:
         self.key = key
+        self.account: Account | None = None
+        self.holder: Holder | None = None
         self.route = route
         self.name = name
         self.returning = returning
@@ -159,6 +169,7 @@ class Session:
         self.heard = now
         self.outstanding: dict[int, Request] = {}
         self.away: list[Mail] | None = None
+        self.told: Collection[int] = ()
         self.away_bytes = 0
         self.away_since = 0.0
         self.alarm: Alarm | None = None
@@ -173,15 +184,17 @@ class Worker:
         used: number of the last dispatch to it, for "least recently used".
         version: changes with every change of its load, so that old entries of the pools can be told.
         progressed: when its compute last advanced, or when it last went from idle to busy.
+        loading_since: when it first said that it loads, since it was last ready.
         lowest: the lowest lane of which it gets new jobs; higher than bulk while its machine is short of memory.
         drained_by: who had it drained, ``operator``, ``guard`` or ``worker``; empty unless it is draining.
         quiet: whether it said itself that it drains, which only its own word ends.
+        holder: who holds its key, as of its last message; None where there are no keys.
     """
 
     __slots__ = (
-        "alarm", "beat", "bulk", "bulk_capacity", "capacity", "cursor", "drained_by", "heard", "info", "jobs",
-        "joined", "lowest", "models", "ops", "progress", "progressed", "pure_ops", "queues", "quiet", "remote",
-        "route", "served", "slots", "state", "used", "version", "warm",
+        "alarm", "beat", "bulk", "bulk_capacity", "capacity", "cursor", "drained_by", "heard", "holder", "info",
+        "jobs", "joined", "loading_since", "lowest", "models", "ops", "progress", "progressed", "pure_ops", "queues",
+        "quiet", "remote", "route", "served", "slots", "state", "used", "version", "warm",
     )  # fmt: skip
 
     def __init__(self, route: bytes, info: messages.Ready | messages.Loading, prefetch: int, now: float) -> None:
@@ -195,6 +208,7 @@ class Worker:
         self.version = 0
         self.served = 0
         self.joined = now
+        self.loading_since = now
         self.heard = now
         self.progress = 0
         self.progressed = now
@@ -202,6 +216,7 @@ class Worker:
         self.lowest = Lane.BULK
         self.drained_by = ""
         self.quiet = False
+        self.holder: Holder | None = None
         self.beat: messages.Beat | None = None
         self.alarm: Alarm | None = None
         self.describe(info, prefetch)

@@ -10,25 +10,32 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from mlx_mesh_broker.core.quotas import Holder
     from mlx_mesh_wire.bundle import Mail
     from mlx_mesh_wire.guard_report import GuardReport
     from mlx_mesh_wire.messages import Message
 
 
 class FromClient(NamedTuple):
-    """A message arrived on the frontend."""
+    """A message arrived on the frontend.
+
+    ``holder`` is who sent it as the authorised keys are now, STRANGER if they have no such key; None where there are
+    no keys.
+    """
 
     route: bytes
     message: Message
     frames: Sequence[bytes]
+    holder: Holder | None = None
 
 
 class FromWorker(NamedTuple):
-    """A message arrived on the backend."""
+    """A message arrived on the backend; ``holder`` as for a client."""
 
     route: bytes
     message: Message
     frames: Sequence[bytes]
+    holder: Holder | None = None
 
 
 class BadClientMessage(NamedTuple):
@@ -106,6 +113,12 @@ class TrimWorkers(NamedTuple):
     level: int
 
 
+class Revoked(NamedTuple):
+    """The key of this holder is not authorised any more: its sessions end, its workers' jobs run elsewhere."""
+
+    name: str
+
+
 class GuardTold(NamedTuple):
     """The guard of this machine told how it stands.
 
@@ -131,4 +144,5 @@ Event = (
     | Drain
     | TrimWorkers
     | GuardTold
+    | Revoked
 )

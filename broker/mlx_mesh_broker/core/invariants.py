@@ -8,6 +8,7 @@ from mlx_mesh_broker.core import state as tables
 from mlx_mesh_broker.core.catalogue import ANY
 from mlx_mesh_broker.core.entities import REQUEST_BYTES, SMALL_BYTES
 from mlx_mesh_broker.core.guard import GUARD_LEASE_S, ROSTER_MAX
+from mlx_mesh_broker.core.keyed import KEY_SESSIONS_MAX
 from mlx_mesh_broker.core.lifecycle import COMING, WorkerState
 from mlx_mesh_broker.core.streams import lacks_state
 from mlx_mesh_wire.messages import Lane
@@ -25,8 +26,9 @@ class BrokenInvariantError(AssertionError):
 def check(state: State) -> None:
     """Raise BrokenInvariantError at the first contradiction."""
     outstanding = [r for session in state.sessions.values() for r in session.outstanding.values()]
+    queued = {request for queue in state.queues.values() for request in queue}
     for request in outstanding:
-        _check_request(state, request)
+        _check_request(state, request, queued)
     for worker in state.instances.values():
         _check_worker(state, worker)
     for queue in state.queues.values():
@@ -45,6 +47,7 @@ def check(state: State) -> None:
         _must(not session.outstanding or tended, "a client with work is tended")
     _must(set(state.asked) <= set(outstanding), "clients are asked for what has no answer yet")
     _must(state.cache.check(), "the cache counts its entries")
+    _check_accounts(state)
     _check_offers(state)
     _check_guard(state)
     for key, leader in state.flights.items():
@@ -62,7 +65,7 @@ def _must(holds: bool, what: str) -> None:
         raise BrokenInvariantError(what)
 
 
-def _check_request(state: State, request: Request) -> None:
+def _check_request(state: State, request: Request, queued: set[Request]) -> None:
     name = f"request {request.session.name}/{request.id}"
     parked = state.parked.get((request.session.key, request.id)) is request
     asked = request in state.asked
@@ -75,7 +78,7 @@ def _check_request(state: State, request: Request) -> None:
     if request.leader is not None:
         _must(request in (request.leader.followers or ()), f"{name} follows its leader")
     if request.waiting:
-        _must(request.queue is not None and request in set(request.queue), f"{name} waits in its queue")
+        _must(request.queue is not None and request in queued, f"{name} waits in its queue")
     _must(request.deaths < state.config.deaths_max, f"{name} is not poison")
     state_bytes = len(request.kept.data) if request.kept is not None else 0
     large = request.size if request.size > SMALL_BYTES else 0
@@ -107,6 +110,20 @@ def _check_offers(state: State) -> None:
     _must({(op, m) for op, models in catalogue.models.items() for m in models} == offers, "the models on offer")
     _must(set(catalogue.models) == {op for w in workers for op in w.ops}, "the ops on offer")
     _must(catalogue.open == {op for w in workers if not w.models for op in w.ops}, "the ops for any model")
+
+
+def _check_accounts(state: State) -> None:
+    for name, account in state.accounts.items():
+        own = [session for session in state.sessions.values() if session.account is account]
+        _must(account.holder.name == name, f"the account of {name} is its own")
+        _must(account.sessions == len(own) <= KEY_SESSIONS_MAX, f"the sessions of {name} are counted and capped")
+        outstanding = sum(len(session.outstanding) for session in own)
+        _must(account.outstanding == outstanding, f"the requests of {name} are counted")
+    for session in state.sessions.values():
+        known = state.accounts.get(session.holder.name) if session.holder is not None else None
+        _must(session.account is known, f"session {session.name} has the account of its key")
+    workers = state.instances.values()
+    _must(all(w.holder is None or w.holder.name in state.accounts for w in workers), "keys of workers have accounts")
 
 
 def _check_guard(state: State) -> None:
@@ -152,5 +169,5 @@ def _check_queue(state: State, queue: Queue) -> None:
     if best is not None:
         ranks = [_rank(queue, worker) for worker in free]
         _must(_rank(queue, best) == min(ranks), f"{name} chooses by memory, warmth, load and last use")
-        may_go = [r for r in queue if r.attempts or best.room(r.lane) > 0]
+        may_go = [r for r in queue if r.attempts or any(worker.room(r.lane) > 0 for worker in free)]
         _must(not may_go, f"{name} leaves no fit worker idle beside a waiting request")

@@ -10,7 +10,7 @@ from mlx_mesh_broker.core.state import Holding
 from mlx_mesh_wire.messages import Cancel, Chunk, Credit, Error, Final, Return
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from mlx_mesh_broker.core.answers import Answers
     from mlx_mesh_broker.core.dispatch import Dispatcher
@@ -88,7 +88,10 @@ class Jobs:
         worker.progressed = state.now
         if message.seq < request.next_seq:
             # A second attempt starts from the beginning; the reader has these already.
-            state.to_worker(worker, Credit(message.id, 1))
+            if request.lent and message.seq == request.next_seq - 1:
+                request.lent = False
+            else:
+                state.to_worker(worker, Credit(message.id, 1))
             return
         if message.seq > request.next_seq:
             self._dispatcher.drop(request, failure("INTERNAL", f"the worker skipped chunk {request.next_seq}"))
@@ -118,7 +121,7 @@ class Jobs:
         self._dispatcher.take_back(request)
         self._dispatcher.feed(worker)
 
-    def reconcile(self, worker: Worker, held: set[tuple[bytes, int]]) -> None:
+    def reconcile(self, worker: Worker, held: Collection[tuple[bytes, int]]) -> None:
         """After a new connection: ask again for what the worker holds, and have the rest run.
 
         An answer may have been lost with the old connection; to a JOB that it knows the worker answers again. It keeps
@@ -133,7 +136,7 @@ class Jobs:
             else:
                 self._liveness.again(request)
 
-    def adopt(self, worker: Worker, held: set[tuple[bytes, int]]) -> None:
+    def adopt(self, worker: Worker, held: Collection[tuple[bytes, int]]) -> None:
         """Remember what the worker brought along, and bind requests that wait for just that."""
         state = self._state
         for place in held:

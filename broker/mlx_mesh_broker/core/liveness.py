@@ -100,13 +100,16 @@ class Liveness:
             return
         if worker.state is WorkerState.LOADING:
             cap = min(worker.info.load_max_ms / 1000 or config.load_max_s, config.load_max_s)
-            if state.now - worker.joined >= cap:
+            if state.now - worker.loading_since >= cap:
                 self.lose(worker, Turn.SILENT, (), f"loading for over {cap:g} s")
                 return
         elif silence >= config.suspect_s:
             self.turn(worker, Turn.MISSED)
         if worker.jobs and state.now - worker.progressed >= config.stall_s:
-            self._stalled(worker)
+            if all(request.stream and request.starved_at for request in worker.jobs.values()):
+                worker.progressed = state.now  # It waits for readers, which are judged by themselves.
+            else:
+                self._stalled(worker)
         self.watch(worker)
 
     def _stalled(self, worker: Worker) -> None:
@@ -135,9 +138,11 @@ class Liveness:
         del state.instances[worker.info.instance]
         del state.workers[worker.route]
         for queue in worker.queues:
-            queue.pool.workers.discard(worker)
+            queue.pool.leave(worker)
         state.offer(worker.kind, None)
         self.turn(worker, turn)
+        for queue in worker.queues:
+            queue.pool.leave(worker)  # Once more: that it turned was noted there.
         if worker.alarm is not None:
             state.timers.remove(worker.alarm)
         if turn is not Turn.BYE:

@@ -14,6 +14,9 @@ BUCKETS_S: Final = (
 SERIES_MAX: Final = 1024
 """Pairs of op and model with figures of their own. They are never dropped, or counters would go back."""
 
+KEYS_MAX: Final = 256
+"""Keys with series of their own, which stay when the key is revoked."""
+
 OK: Final = "OK"
 """Outcome of a request that got its result; the other outcomes are the codes of the error table."""
 
@@ -64,6 +67,8 @@ class Metrics:
         ops: by ``(op, model)``; ``*`` gathers models that no worker lists, and ``("", "")`` ops that no worker serves,
             so that clients cannot add series.
         accepted: requests taken in, which is those answered plus those outstanding.
+        quota_refused: what keys were refused, by ``(key, quota)``; an empty key gathers those that are not authorised,
+            and those over ``KEYS_MAX``.
         counts: everything else, by name: ``dispatched``, ``requeued``, ``returned``, ``late_answers``, ``evicted``,
             ``shared``, ``cache_hits``, ``cache_misses``, ``duplicates``, ``poisoned``, ``quarantined``,
             ``malformed_client``, ``malformed_worker``, ``worker_complaints``, ``workers_lost``, ``workers_stalled``,
@@ -74,7 +79,9 @@ class Metrics:
         self.ops: dict[tuple[str, str], OpMetrics] = {}
         self.accepted = 0
         self.answered = 0
+        self.quota_refused: Counter[tuple[str, str]] = Counter()
         self.counts: Counter[str] = Counter()
+        self._keys = {""}
 
     def op(self, key: tuple[str, str]) -> OpMetrics:
         """Return the figures of an op and model, made on first use while there is room."""
@@ -83,6 +90,12 @@ class Metrics:
             key = key if len(self.ops) < SERIES_MAX else NOBODY
             found = self.ops.setdefault(key, OpMetrics())
         return found
+
+    def over_quota(self, key: str, quota: str) -> None:
+        """Count what a key was refused."""
+        if len(self._keys) <= KEYS_MAX:
+            self._keys.add(key)
+        self.quota_refused[key if key in self._keys else "", quota] += 1
 
     def refused(self, op: str) -> OpMetrics:
         """Return where a request is counted that has no queue."""

@@ -31,21 +31,33 @@ _BULK = Lane.BULK
 
 
 class Pool:
-    """The workers that serve one op and model."""
+    """The workers that serve one op and model.
 
-    __slots__ = ("_heap", "model", "workers")
+    Attributes:
+        workers: all of them; :meth:`leave` takes one out.
+        stale: those whose load, state or models changed since the last choice. They are looked at when somebody is to
+            be chosen: most changes of a worker that serves several queues matter to none but one of these.
+    """
+
+    __slots__ = ("_heap", "model", "stale", "workers")
 
     def __init__(self, model: str) -> None:
         self.model = model
         self.workers: set[Worker] = set()
+        self.stale: set[Worker] = set()
         self._heap: list[_Entry] = []
+
+    def leave(self, worker: Worker) -> None:
+        """Take out a worker, if it is here."""
+        self.workers.discard(worker)
+        self.stale.discard(worker)
 
     def note(self, worker: Worker) -> None:
         """Take account of a worker whose load, state or models changed; its ``version`` must be new."""
         held = len(worker.jobs)
         if worker.state is not _READY or held >= worker.capacity:
             return
-        cold = bool(self.model) and bool(worker.models) and self.model not in worker.warm
+        cold = self._cold(worker)
         # One that takes no bulk work goes last, so that the best one can be asked for what the others wait for.
         short = worker.lowest != _BULK
         heappush(self._heap, (short, cold, held / worker.slots, worker.used, worker.version, worker))
@@ -55,6 +67,10 @@ class Pool:
 
     def best(self) -> Worker | None:
         """Return the worker to take the next job, or None when none has room."""
+        if self.stale:
+            for worker in self.stale:
+                self.note(worker)
+            self.stale.clear()
         heap = self._heap
         while heap:
             entry = heap[0]
@@ -69,6 +85,11 @@ class Pool:
         fit = (w for w in self.workers if w.state is _READY and len(w.jobs) < w.capacity + REFUGE_EXTRA)
         return min(fit, key=lambda w: (len(w.jobs) / w.slots, w.used), default=None)
 
+    def roomy(self, lane: int) -> Worker | None:
+        """Return the best of the ready workers with a free place for the lane; for when the best of all has none."""
+        fit = (w for w in self.workers if w.state is _READY and w.room(lane) > 0)
+        return min(fit, key=lambda w: (self._cold(w), len(w.jobs) / w.slots, w.used), default=None)
+
     def choose(self, preferred: Worker | None, lane: int) -> Worker | None:
         """Return the preferred worker if it has room and is not clearly busier than the best, else the best."""
         best = self.best()
@@ -79,6 +100,9 @@ class Pool:
             return best
         busier = held - least > AFFINITY_DIFFERENCE and held / preferred.slots > AFFINITY_RATIO * least / best.slots
         return best if busier else preferred
+
+    def _cold(self, worker: Worker) -> bool:
+        return bool(self.model) and bool(worker.models) and self.model not in worker.warm
 
     def _current(self, entry: _Entry) -> bool:
         return entry[4] == entry[5].version and entry[5] in self.workers

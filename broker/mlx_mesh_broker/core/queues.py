@@ -1,4 +1,7 @@
-"""Who is next: one queue for each op and model, three weighted lanes, fair between clients within a lane."""
+"""Who is next: one queue for each op and model, three weighted lanes, fair between clients within a lane.
+
+A client is a session or, where there are keys, a key with all its sessions: opening more of them gives no larger share.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ if TYPE_CHECKING:
 
     from mlx_mesh_broker.core.entities import Request, Session, Worker
     from mlx_mesh_broker.core.metrics import OpMetrics
+    from mlx_mesh_broker.core.quotas import Account
     from mlx_mesh_broker.core.timers import Alarm
 
 LANE_PATTERN: Final = (0, 0, 1, 0, 0, 0, 1, 0, 0, 1, 0, 2)
@@ -26,35 +30,37 @@ class _Lane:
     __slots__ = ("clients", "count")
 
     def __init__(self) -> None:
-        self.clients: OrderedDict[Session, OrderedDict[Request, None]] = OrderedDict()
+        self.clients: OrderedDict[Session | Account, OrderedDict[Request, None]] = OrderedDict()
         self.count = 0
 
     def push(self, request: Request) -> None:
         """Put the request behind the others of its client."""
-        own = self.clients.get(request.session)
+        client = request.session.account or request.session
+        own = self.clients.get(client)
         if own is None:
-            own = self.clients[request.session] = OrderedDict()
+            own = self.clients[client] = OrderedDict()
         own[request] = None
         self.count += 1
 
     def pop(self) -> Request:
         """Take the oldest request of the client whose turn it is."""
-        session, own = next(iter(self.clients.items()))
+        client, own = next(iter(self.clients.items()))
         request, _ = own.popitem(last=False)
         self.count -= 1
         if own:
-            self.clients.move_to_end(session)
+            self.clients.move_to_end(client)
         else:
-            del self.clients[session]
+            del self.clients[client]
         return request
 
     def remove(self, request: Request) -> None:
         """Take out a request, wherever it stands."""
-        own = self.clients[request.session]
+        client = request.session.account or request.session
+        own = self.clients[client]
         del own[request]
         self.count -= 1
         if not own:
-            del self.clients[request.session]
+            del self.clients[client]
 
     def newest_first(self) -> Iterator[Request]:
         """Return the requests, those that arrived last first."""

@@ -16,6 +16,7 @@ from mlx_mesh_broker.core.queues import Queue
 from mlx_mesh_broker.core.sharing import Quarantine, ResultCache
 from mlx_mesh_broker.core.timers import Alarm, Timers
 from mlx_mesh_wire import limits
+from mlx_mesh_wire.messages import Flag
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from mlx_mesh_broker.core.catalogue import Kind
     from mlx_mesh_broker.core.config import Config
     from mlx_mesh_broker.core.entities import Kept, Request, Session, Worker
+    from mlx_mesh_broker.core.quotas import Account
     from mlx_mesh_broker.core.sharing import Key
     from mlx_mesh_wire.body import Frame
     from mlx_mesh_wire.messages import Message
@@ -67,9 +69,11 @@ class State:
     """The tables of the core.
 
     Attributes:
+        bereft: the broker before did not end in order, so that its workers are on their way to this one.
         now: time of the event at hand, in seconds of a monotonic clock.
         out: actions decided since the event came in.
         sessions: by session key; ``clients`` by the route of the connection.
+        accounts: what holders of keys have used, by their names.
         instances: workers by instance; ``workers`` by route.
         queues: by op and model, the model being the name of one that a worker lists, empty, or ANY.
         large_bytes: bytes of all outstanding requests' bodies over SMALL_BYTES, and of the states of streams.
@@ -81,8 +85,9 @@ class State:
         guard: what the guard of this machine said last; ``roster`` is what workers served that have been here.
     """
 
-    def __init__(self, config: Config, epoch: str, machine: str, now: float) -> None:
+    def __init__(self, config: Config, epoch: str, machine: str, now: float, *, bereft: bool = False) -> None:
         self.machine = machine
+        self.bereft = bereft
         self.config = config
         self.epoch = epoch
         self.started = now
@@ -92,6 +97,7 @@ class State:
         self.metrics = Metrics()
         self.sessions: dict[bytes, Session] = {}
         self.clients: dict[bytes, Session] = {}
+        self.accounts: dict[str, Account] = {}
         self.instances: dict[bytes, Worker] = {}
         self.workers: dict[bytes, Worker] = {}
         self.queues: dict[tuple[str, str], Queue] = {}
@@ -115,6 +121,15 @@ class State:
         """Return a number higher than all before: job ids, dispatch order and versions come from here."""
         self._stamp += 1
         return self._stamp
+
+    def is_early(self) -> bool:
+        """Whether who knew an earlier broker may still be on the way to this one."""
+        return self.now < self.started + self.config.rejoin_s
+
+    def workers_are_expected(self, request: Request) -> bool:
+        """Whether a request may wait for workers of an earlier broker: it knew that one, or that one was killed."""
+        knew = request.flags & Flag.RESEND or request.session.returning or request.attempts > 0
+        return self.is_early() and (self.bereft or bool(knew))
 
     def held_bytes(self) -> int:
         """Return what all outstanding requests take: REQUEST_BYTES for each, large bodies and states."""

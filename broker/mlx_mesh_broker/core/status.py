@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from mlx_mesh_broker.core.clients import welcome
+from mlx_mesh_broker.core.sessions import welcome
 from mlx_mesh_wire.messages import LANE_NAMES
 
 if TYPE_CHECKING:
     from mlx_mesh_broker.core.entities import Worker
     from mlx_mesh_broker.core.queues import Queue
+    from mlx_mesh_broker.core.quotas import Account
     from mlx_mesh_broker.core.state import State
 
 
-def status(state: State) -> dict[str, Any]:
-    """Return epoch, uptime, workers, queues, limits and counters as plain values; times in seconds."""
+def status(state: State, asker: Account | None = None) -> dict[str, Any]:
+    """Return epoch, uptime, workers, queues, limits and counters as plain values; times in seconds.
+
+    An ``asker`` with a key sees of the holders of keys only itself.
+    """
     return {
         "epoch": state.epoch,
         "uptime_s": round(state.now - state.started, 3),
@@ -23,8 +28,9 @@ def status(state: State) -> dict[str, Any]:
         "guard": _guard(state),
         "paused": state.guard.paused,
         "clients": len(state.sessions),
+        "holders": _holders(state, asker),
         "limits": {
-            **welcome(state).limits,
+            **welcome(state, asker).limits,
             "queue_max_requests": state.config.queue_max_requests,
             "queue_max_bytes": state.config.queue_max_bytes,
             "client_max_request_bytes": state.config.client_max_request_bytes,
@@ -42,6 +48,22 @@ def status(state: State) -> dict[str, Any]:
             **state.metrics.counts,
         },
     }
+
+
+def _holders(state: State, asker: Account | None) -> list[dict[str, Any]]:
+    serving = Counter(worker.holder.name for worker in state.instances.values() if worker.holder is not None)
+    return [
+        {
+            "name": name,
+            "role": account.holder.role.value,
+            "sessions": account.sessions,
+            "workers": serving[name],
+            "outstanding": account.outstanding,
+            "refused": account.refused,
+        }
+        for name, account in sorted(state.accounts.items())
+        if asker is None or account is asker
+    ]
 
 
 def _guard(state: State) -> dict[str, Any] | None:

@@ -92,7 +92,6 @@ class Supervision:
             if not worker.remote:
                 worker.lowest = lowest
                 self._dispatcher.changed(worker)
-        # Those elsewhere too: what they may take now could have had to wait behind a worker that was preferred.
         for worker in workers:
             if worker.state is WorkerState.READY:
                 self._dispatcher.feed(worker)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mlx_mesh_broker.core.actions import ToWorker, Watch
-from mlx_mesh_broker.core.clients import welcome
 from mlx_mesh_broker.core.complaints import Complaints
 from mlx_mesh_broker.core.entities import Worker
+from mlx_mesh_broker.core.keyed import Doorman, beyond
 from mlx_mesh_broker.core.lifecycle import Turn, WorkerState
 from mlx_mesh_broker.core.liveness import ITSELF
+from mlx_mesh_broker.core.quotas import Role
+from mlx_mesh_broker.core.sessions import welcome
 from mlx_mesh_wire import limits
 from mlx_mesh_wire.messages import (
     Beat,
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from mlx_mesh_broker.core.events import BadWorkerMessage
     from mlx_mesh_broker.core.jobs import Jobs
     from mlx_mesh_broker.core.liveness import Liveness
+    from mlx_mesh_broker.core.quotas import Account, Holder
     from mlx_mesh_broker.core.state import State
 
 WORKERS_MAX = 4096
@@ -41,6 +44,10 @@ WORKERS_MAX = 4096
 
 PENDING_MAX = 1024
 """Connections that said HELD and not yet READY."""
+
+
+def _same(one: Holder | None, other: Holder | None) -> bool:
+    return one is other or (one is not None and other is not None and one.name == other.name)
 
 
 class Workers:
@@ -51,8 +58,10 @@ class Workers:
         self._dispatcher = dispatcher
         self._liveness = liveness
         self._jobs = jobs
+        unauthorized = Complaints(state, "worker_unauthorized", ToWorker, "UNAUTHORIZED")
+        self._doorman = Doorman(state, Role.WORKER, ToWorker, unauthorized.complain)
         self._complain = Complaints(state, "worker_protocol_error", ToWorker).complain
-        self._pending: dict[bytes, set[tuple[bytes, int]]] = {}
+        self._pending: dict[bytes, dict[tuple[bytes, int], None]] = {}
         self._on: dict[type, Callable[[Worker, Any, Sequence[bytes]], None]] = {
             Final: jobs.final,
             Chunk: jobs.chunk,
@@ -67,31 +76,64 @@ class Workers:
 
     def message(self, event: Any) -> None:
         """Handle a well-formed message."""
-        route, message, frames = event
+        route, message, frames, holder = event
+        if not self._doorman.admits(route, message, holder):
+            return
         kind = type(message)
         if kind is Ready or kind is Loading:
-            self._register(route, message)
+            self._register(route, message, holder)
             return
         if kind is Held:
             self._held(route, message)
             return
         worker = self._state.workers.get(route)
+        if worker is not None and worker.holder is not holder and not self._recognised(worker, message, holder):
+            return
         if worker is None:
             self._stranger(route, kind)
             return
         worker.heard = self._state.now
-        if worker.state is WorkerState.SUSPECT:
-            self._liveness.turn(worker, Turn.HEARD)
         handler = self._on.get(kind)
         if handler is None:
             self._complain(route, f"{kind.__name__} is not for workers to send")
         else:
             handler(worker, message, frames)
+        # Not before: what it says may be that it takes no more work.
+        if worker.state is WorkerState.SUSPECT:
+            self._liveness.turn(worker, Turn.HEARD)
 
     def malformed(self, event: BadWorkerMessage) -> None:
         """Handle a message that could not be decoded."""
         self._state.metrics.counts["malformed_worker"] += 1
         self._complain(event.route, event.reason)
+
+    def _recognised(self, worker: Worker, message: Any, holder: Holder | None) -> bool:
+        """Whether a message is the worker's own, and its key still allows what it serves; otherwise it is lost."""
+        if not _same(worker.holder, holder):
+            self._liveness.lose(worker, Turn.BYE, (), "the holder of another key has its connection")
+            self._stranger(worker.route, type(message))
+            return False
+        worker.holder = holder
+        self._doorman.account(holder)
+        return self._allowed(worker.route, worker.info, holder)
+
+    def _allowed(self, route: bytes, message: Ready | Loading, holder: Holder | None) -> bool:
+        """Whether a key allows what a worker serves; otherwise that worker is told so, and gone."""
+        why = beyond(holder, message.ops, message.models) if holder is not None else ""
+        if not why:
+            return True
+        self._doorman.refuse(route, message, why)
+        worker = self._state.workers.get(route)
+        if worker is not None:
+            self._liveness.lose(worker, Turn.BYE, (), why)
+        return False
+
+    def revoked(self, account: Account) -> int:
+        """Part with the workers of a key that is not authorised any more; return how many there were."""
+        own = [worker for worker in self._state.instances.values() if _same(worker.holder, account.holder)]
+        for worker in own:
+            self._liveness.lose(worker, Turn.BYE, (), "its key was revoked")
+        return len(own)
 
     def _stranger(self, route: bytes, kind: type) -> None:
         if kind is not Bye:
@@ -101,19 +143,24 @@ class Workers:
     def _held(self, route: bytes, message: Held) -> None:
         if len(self._pending) >= PENDING_MAX and route not in self._pending:
             self._pending.pop(next(iter(self._pending)))
-        held = self._pending.setdefault(route, set())
+        held = self._pending.setdefault(route, {})
         if len(held) < limits.SLOTS_MAX:
-            held.update((session, request_id) for session, request_id, _ in message.jobs)  # type: ignore[misc]
+            held.update(((session, request_id), None) for session, request_id, _ in message.jobs)  # type: ignore[misc]
 
-    def _register(self, route: bytes, message: Ready | Loading) -> None:
+    def _register(self, route: bytes, message: Ready | Loading, holder: Holder | None) -> None:
         state = self._state
         if message.major != limits.PROTOCOL_MAJOR:
             reason = f"this broker speaks protocol {limits.PROTOCOL_MAJOR}, the worker speaks {message.major}"
             self._complain(route, reason)
             state.out.append(ToWorker(route, Bye(reason), ()))
             return
-        held = self._pending.pop(route, set())
+        held = self._pending.pop(route, {})
         worker = state.instances.get(message.instance)
+        if worker is not None and not _same(worker.holder, holder):
+            self._doorman.refuse(route, message, "this worker belongs to the holder of another key")
+            return
+        if not self._allowed(route, message, holder):
+            return
         former = state.workers.get(route)
         if former is not None and former is not worker:
             self._liveness.lose(former, Turn.BYE, (), "another worker took over its connection")
@@ -122,6 +169,8 @@ class Workers:
                 self._complain(route, f"{WORKERS_MAX} workers are connected already")
                 return
             worker = self._enlist(route, message)
+        self._doorman.account(holder)
+        worker.holder = holder
         moved = worker.route != route
         if moved:
             state.workers.pop(worker.route, None)
@@ -143,6 +192,8 @@ class Workers:
     def _describe(self, worker: Worker, message: Ready | Loading) -> None:
         state = self._state
         was, kind = worker.computes, worker.kind
+        if type(message) is Loading and type(worker.info) is Ready:
+            worker.loading_since = state.now
         worker.describe(message, state.config.prefetch)
         state.roster.note(message.name, worker.kind)
         state.offer(kind, worker.kind)
@@ -171,7 +222,7 @@ class Workers:
                 self._state.join(worker, queue)
             elif not serves and queue in worker.queues:
                 worker.queues.remove(queue)
-                queue.pool.workers.discard(worker)
+                queue.pool.leave(worker)
                 self._dispatcher.check_gone(queue)
                 self._state.settle(queue)
         for op in worker.info.ops:
