@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import os
+import signal
 import sys
 import traceback
 from dataclasses import fields
@@ -12,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 from mlx_mesh_wire.logs import log, set_up
 from mlx_mesh_wire.paths import ensure_run_dir, ipc_endpoint, run_dir
 from mlx_mesh_wire.settings import SettingsError, add_flags, config_file, load_settings
+from mlx_mesh_wire.transport import LibraryError, check_library
 from mlx_mesh_worker.engine import EngineBrokenError, EngineLoadError
 from mlx_mesh_worker.engines import settings_of
-from mlx_mesh_worker.settings import WorkerSettings, check_settings
-from mlx_mesh_worker.shell import Shell, install_signals
+from mlx_mesh_worker.settings import WorkerSettings, check_settings, worker_keys
+from mlx_mesh_worker.shell import Shell
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,12 +38,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings, options = _settings(argv)
         directory = run_dir()
         ensure_run_dir(directory)
-    except (SettingsError, ValueError, OSError) as error:
+        keys = worker_keys(settings)
+        check_library(curve=keys is not None)
+    except (SettingsError, LibraryError, ValueError, OSError) as error:
         print(f"mlx-mesh-worker: {error}", file=sys.stderr)  # noqa: T201  the log is not set up yet
         return EXIT_USAGE
     set_up(settings.log_level, settings.log_format)
-    shell = Shell(settings, settings.broker or ipc_endpoint("backend"), directory, options)
-    install_signals(shell)
+    shell = Shell(settings, settings.broker or ipc_endpoint("backend"), directory, options, keys)
+    _install_signals(shell)
     status = _run(shell, settings)
     if not shell.stopped:
         # A step goes on. Taking the interpreter, or MLX, apart under it waits for it, or crashes.
@@ -48,6 +53,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.flush()
         os._exit(status)
     return status
+
+
+def _install_signals(shell: Shell) -> None:
+    """Have SIGTERM and SIGINT drain, SIGUSR1 print every stack, and crashes leave a traceback."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: shell.signalled())
+    faulthandler.enable()
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
 
 
 def _run(shell: Shell, settings: WorkerSettings) -> int:

@@ -83,7 +83,7 @@ class Runner:
         failures_max: steps in a row that may fail before the engine counts as broken.
 
     Attributes:
-        progress: steps done so far.
+        progress: steps done so far, and turns that only obeyed commands: either shows that the thread is not stuck.
         running: the jobs of the step or the admission under way.
         step_since: when that began, or when a load within it ended; None between steps.
         loading_since: when the engine began to load something within the step; None while it does not.
@@ -129,9 +129,11 @@ class Runner:
         """
         outcomes: list[Outcome] = []
         commands = self.commands
+        obeyed = bool(commands)
         while commands:
             self._obey(commands.popleft(), outcomes)
         if not self._jobs:
+            self.progress += obeyed  # Else one that was called stalled, and so holds nothing any more, would remain so.
             return outcomes
         now = self._clock()
         if now >= self._next_expiry:

@@ -63,6 +63,8 @@ class Session:
         self._heard = now
         self._beat_due = now
         self._ping_due = now
+        self._greeted = now
+        self._welcomed = True
         self.actions: list[Action] = []
         self.ready = False
         self.draining = False
@@ -86,8 +88,13 @@ class Session:
         return actions
 
     def connected(self, now: float) -> None:
-        """A connection was made: say who we are and what we hold."""
-        self._heard = now
+        """A connection was made, or is to count as new: say who we are and what we hold.
+
+        Streams end here: HELD does not name them, so the broker runs them again, and nobody would read or cancel these.
+        """
+        self._heard = self._greeted = now
+        self._welcomed = False
+        self._end_streams()
         held: list[list[bytes | int]] = [[*job.key, job.attempt] for job in self._by_key.values() if not job.stream]
         held += [[*key, done.job.attempt] for key, done in self._sent]
         for start in range(0, len(held), limits.HELD_MAX_ITEMS):
@@ -95,6 +102,8 @@ class Session:
         self._send(self._info if self.ready else messages.Loading(*self._info))
         if self.draining:
             self._send(messages.Quiet(True))
+        if self._leaving:
+            self._leave_if_done()
 
     def loaded(self, info: messages.Ready, now: float) -> None:
         """The engine is warm: tell the broker."""
@@ -217,6 +226,11 @@ class Session:
         if held:
             self.actions.append(Renamed())
 
+    def _end_streams(self) -> None:
+        for job in [job for job in self.jobs.values() if job.stream]:
+            self.actions.append(Cancel(job))
+            self._forget(job)
+
     def _send_again(self, now: float, key: tuple[bytes, int], job: Job) -> None:
         job.started = job.accepted = now
         again = self._sent.take(key)._replace(job=job, finished=now)
@@ -253,14 +267,17 @@ class Session:
         self.actions.append(Dump(message.reason))
 
     def _welcome(self, now: float, message: messages.Welcome, frames: Sequence[bytes]) -> None:
+        self._welcomed = True
         self._enter(message.epoch)
         self._intervals.update((k, v) for k, v in message.intervals.items() if k in self._intervals and v > 0)
 
     def _reset(self, now: float, message: messages.Reset, frames: Sequence[bytes]) -> None:
+        # Each message that was on its way before READY is answered by a RESET; a READY for each would have the broker
+        # begin all jobs anew as often. One that comes much later means that the READY was lost with its connection.
+        if message.epoch == self._epoch and not self._welcomed and now - self._greeted < IMPATIENT_S:
+            return
         self._enter(message.epoch)
         self.connected(now)
-        if self._leaving:
-            self._leave_if_done()
 
     def _ping(self, now: float, message: messages.Ping, frames: Sequence[bytes]) -> None:
         self._send(messages.Pong(message.nonce))

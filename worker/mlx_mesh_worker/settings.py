@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from mlx_mesh_wire import limits
 from mlx_mesh_wire.endpoints import endpoint_fault
+from mlx_mesh_wire.keys import PrivateKeys, keys_of
 from mlx_mesh_wire.settings import SettingsError, setting
 from mlx_mesh_worker.engines import ALLOWED
 
@@ -18,6 +19,9 @@ class WorkerSettings:
     model: str = setting("", help="a folder or the name of a model; empty for the engine's default")
     name: str = setting("", help="name shown to operators; empty for the engine's name and the pid")
     broker: str = setting("", help="the broker's backend endpoint; empty for the one in the run directory")
+    keys: str = setting(
+        "", help="the file made by `mlx-mesh keys add-worker`, for a broker whose endpoint needs keys; empty for none"
+    )
     slots: int = setting(0, low=0, high=4096, help="jobs taken at once; 0 for what the engine asks for")
     drain_s: float = setting(30.0, low=0, high=3600, help="how long SIGTERM waits for what has begun")
     load_max_s: float = setting(300.0, low=1, high=86400, help="longest time to load and warm up before giving up")
@@ -42,3 +46,16 @@ def check_settings(settings: WorkerSettings) -> None:
         )
     if settings.broker and (fault := endpoint_fault(settings.broker)):
         raise SettingsError(f"broker: {fault}")
+
+
+def worker_keys(settings: WorkerSettings) -> PrivateKeys | None:
+    """Return the keys to connect with; None without any.
+
+    Raises:
+        SettingsError: the file cannot be used, or the broker's endpoint is an ipc one, which has no keys.
+    """
+    if not settings.keys:
+        return None
+    if not settings.broker.startswith("tcp:"):
+        raise SettingsError("keys: they are for a broker at a tcp endpoint; say which by --broker, or leave them out")
+    return keys_of("worker", settings.keys, "keys")

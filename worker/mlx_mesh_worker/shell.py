@@ -1,37 +1,31 @@
-"""The worker's I/O thread: the socket, the beats, the watchdogs and the signals."""
+"""The worker's I/O thread: what comes in goes to the session and to compute, and what those decide goes out."""
 
 from __future__ import annotations
 
-import faulthandler
 import os
 import secrets
-import signal
 import time
 from typing import TYPE_CHECKING, Any
 
-import zmq
-
-from mlx_mesh_wire import DecodeError, decode_header, limits, messages
-from mlx_mesh_wire.bundle import Mail, bundles, opened
-from mlx_mesh_wire.host import own_identity
+from mlx_mesh_wire import limits, messages
 from mlx_mesh_wire.logs import log
-from mlx_mesh_wire.messages import Bundle
 from mlx_mesh_wire.recorder import FlightRecorder
 from mlx_mesh_wire.sleeper import Sleeper
-from mlx_mesh_wire.transport import LINGER_MS, OversizedMessage, dealer, receiver, sender
 from mlx_mesh_wire.wake import Wake
 from mlx_mesh_worker.compute import Compute
+from mlx_mesh_worker.connection import Connection
 from mlx_mesh_worker.record import Record
-from mlx_mesh_worker.session import Session, Vitals
+from mlx_mesh_worker.self_report import SelfReport
+from mlx_mesh_worker.session import Session
 from mlx_mesh_worker.session_actions import Dump, Leave, Reconnect, Renamed, Send, Told
-from mlx_mesh_worker.versions import versions
-from mlx_mesh_worker.vitals import age_s, resident_bytes
+from mlx_mesh_worker.vitals import age_s
 from mlx_mesh_worker.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from mlx_mesh_worker.engine import Engine
+    from mlx_mesh_wire.bundle import Mail
+    from mlx_mesh_wire.keys import PrivateKeys
     from mlx_mesh_worker.settings import WorkerSettings
 
 EXIT_STUCK = 70
@@ -40,27 +34,26 @@ EXIT_STUCK = 70
 LOADING_AFTER_S = 0.3
 """An engine that loads faster than this says READY and nothing before."""
 
-BATCH = 64
-"""Messages taken in before outcomes are sent."""
-
-DEFAULT_NAME_CHARS = limits.NAME_MAX_CHARS - 12
-"""What is taken of the engine's name; the rest is for the pid."""
-
 STOP_S = 0.2
 """How long a worker that leaves waits for the step under way; its jobs are run elsewhere by then."""
-
-RECONNECT_MAX_MS = 500
-"""A broker on the same machine is back within a second; waiting longer only delays its first jobs."""
 
 
 class Shell:
     """One worker process."""
 
-    def __init__(self, settings: WorkerSettings, endpoint: str, run_dir: Path, options: Any = None) -> None:
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        endpoint: str,
+        run_dir: Path,
+        options: Any = None,
+        keys: PrivateKeys | None = None,
+    ) -> None:
         self._settings = settings
         self._endpoint = endpoint
-        self._instance = secrets.token_bytes(limits.SESSION_BYTES)
-        self._recorder = FlightRecorder(run_dir, self._instance)
+        self._keys = keys
+        instance = secrets.token_bytes(limits.SESSION_BYTES)
+        self._recorder = FlightRecorder(run_dir, instance)
         self._wake = Wake()
         self._record = Record(self._recorder.begin, self._recorder.end)
         self._compute = Compute(
@@ -71,13 +64,12 @@ class Shell:
             options,
         )
         self._watchdog = Watchdog(self._compute, settings)
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._report = SelfReport(settings, self._compute, self._watchdog, instance)
         self._terms = 0
         self._starting = False
         self._drain_until = float("inf")
         self._left = False
         self._announced = False
-        self._rss_ready = 0
         self._stopped = True
 
     @property
@@ -109,12 +101,12 @@ class Shell:
             EngineLoadError: the engine cannot be had.
             EngineBrokenError: the engine cannot go on.
         """
-        self._connect()
+        self._connection = Connection(self._endpoint, self._keys)
         try:
             self._starting = True
             self._compute.start()
             self._starting = False
-            self._session = Session(self._info(), time.monotonic(), resumes=self._engine.resumes)
+            self._session = Session(self._report.ready(), time.monotonic(), resumes=self._report.resumes)
             while not self._left:
                 self._serve()
         finally:
@@ -123,7 +115,7 @@ class Shell:
 
     def _serve(self) -> None:
         """Keep one connection until it is thrown away or the worker leaves."""
-        socket = self._socket
+        socket = self._connection.socket
         with Sleeper([socket.fileno(), self._wake.fd]) as sleeper:
             while not self._left_or_new(socket):
                 while self._receive_batch() or self._collect():
@@ -135,44 +127,14 @@ class Shell:
                 if self._wake.fd in sleeper.sleep(max(0.0, self._next_chore() - now)):
                     self._wake.clear()
 
-    def _left_or_new(self, socket: zmq.Socket[bytes]) -> bool:
-        return self._left or self._socket is not socket
-
-    def _connect(self) -> None:
-        socket = dealer(self._context, self._endpoint, RECONNECT_MAX_MS)
-        self._socket = socket
-        self._receive = receiver(socket)
-        self._send = sender(socket)
+    def _left_or_new(self, socket: object) -> bool:
+        return self._left or self._connection.socket is not socket
 
     def _receive_batch(self) -> bool:
-        now = time.monotonic()
-        taken = 0
-        while taken < BATCH:
-            try:
-                frames = self._receive()
-                if frames is None:
-                    break
-            except OversizedMessage as error:
-                log("warning", "bad_message", reason=str(error))
-                continue
-            taken += self._take(now, frames)
+        taken = self._connection.drain(time.monotonic(), self._session.message)
         if taken:
             self._flush()
         return taken > 0
-
-    def _take(self, now: float, frames: list[bytes]) -> int:
-        """Hand a message, or all in a bundle, to the session; return how many there were."""
-        try:
-            message = decode_header(frames[0])
-            inside = opened(message, frames[1:]) if type(message) is Bundle else ()
-        except DecodeError as error:
-            log("warning", "bad_message", reason=str(error))
-            return 1
-        for each in inside:
-            self._take(now, each)
-        if message is not None:
-            self._session.message(now, message, frames[1:])
-        return len(inside) or 1
 
     def _collect(self) -> bool:
         """Take what the compute thread made; for an inline engine, make it now."""
@@ -208,26 +170,30 @@ class Shell:
                 self._watchdog.dump(time.monotonic(), action.reason)  # type: ignore[union-attr]
             elif runner is not None:
                 runner.commands.append(action)  # type: ignore[arg-type]
-        for _, frames in bundles(mail):
-            self._send(frames)
+        self._connection.send(mail)
 
     def _reconnect(self) -> None:
         log("warning", "broker_silent", endpoint=self._endpoint, hint="connecting anew")
-        self._socket.close(0)
-        self._connect()
+        self._connection.renew()
+        self._greet()
+
+    def _greet(self) -> None:
+        """Say on a new connection who this is, and what it holds."""
         if self._announced:
             self._session.connected(time.monotonic())
             self._flush()
 
     def _chores(self, now: float) -> None:
         compute, session = self._compute, self._session
+        if self._connection.mind(now):
+            self._greet()
         if compute.failure is not None:
             raise compute.failure
         if not session.ready:
             self._while_loading(now)
         self._obey_signals(now)
         if self._announced:
-            session.tick(now, self._vitals)
+            session.tick(now, self._report.vitals)
             self._flush()
         if self._watchdog.stuck(now):
             os._exit(EXIT_STUCK)
@@ -236,15 +202,16 @@ class Shell:
         compute = self._compute
         if compute.runner is not None:
             self._announced = True
-            self._rss_ready = resident_bytes()
-            self._session.loaded(self._info(), now)
+            self._report.warmed_up()
+            ready = self._report.ready()
+            self._session.loaded(ready, now)
             self._flush()
             phases = compute.phases
             log(
                 "info",
                 "worker_ready",
                 engine=self._settings.engine,
-                model=",".join(self._engine.models),
+                model=",".join(ready.models),
                 pid=os.getpid(),
                 import_ms=round(phases.import_ms),
                 load_ms=round(phases.load_ms),
@@ -274,49 +241,10 @@ class Shell:
             return min(self._session.next_tick(), self._watchdog.next_look, self._drain_until)
         return time.monotonic() + 0.05
 
-    def _vitals(self) -> Vitals:
-        runner = self._compute.runner
-        warm = self._engine.warm_models() if runner else ()
-        self._compute.refresh()
-        memory, counters = {"rss": resident_bytes(), **self._compute.memory}, self._compute.counters
-        if self._rss_ready:
-            memory["rss_ready"] = self._rss_ready
-        if runner is None:
-            return Vitals(0, (), warm, memory, counters)
-        progress = self._watchdog.progress(time.monotonic())
-        return Vitals(progress, [job.id for job in runner.running if job.id > 0], warm, memory, counters)
-
-    @property
-    def _engine(self) -> Engine:
-        assert self._compute.engine is not None  # noqa: S101  start() sets it
-        return self._compute.engine
-
-    def _info(self) -> messages.Ready:
-        engine, settings = self._engine, self._settings
-        host, machine, pid, pid_start = own_identity()
-        return messages.Ready(
-            major=limits.PROTOCOL_MAJOR,
-            minor=limits.PROTOCOL_MINOR,
-            instance=self._instance,
-            name=settings.name or f"{settings.engine.rpartition(':')[2].lower()[:DEFAULT_NAME_CHARS]}-{pid}",
-            host=host,
-            machine=machine,
-            pid=pid,
-            pid_start=pid_start,
-            ops=list(engine.ops),
-            pure_ops=list(engine.pure_ops),
-            models=list(engine.models),
-            slots=settings.slots or engine.slots,
-            load_max_ms=int(settings.load_max_s * 1000),
-            versions={**self._compute.about, **versions()},
-            bulk_slots=engine.bulk_slots,
-        )
-
     def _close(self) -> None:
         self._watchdog.close()
         self._stopped = self._compute.stop(STOP_S)
-        self._socket.close(LINGER_MS)
-        self._context.term()
+        self._connection.close()
         self._wake.close()
         # A broker that knows this worker reads its record when the process ends, and blames all jobs if there is none.
         if self._left or not self._announced:
@@ -329,11 +257,3 @@ def _note(message: messages.Error | messages.Bye) -> None:
         log("warning", "broker_goodbye", reason=message.reason, hint="connecting again")
     else:
         log("warning", "broker_complaint", code=message.code, reason=message.message)
-
-
-def install_signals(shell: Shell) -> None:
-    """Have SIGTERM and SIGINT drain, SIGUSR1 print every stack, and crashes leave a traceback."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: shell.signalled())
-    faulthandler.enable()
-    faulthandler.register(signal.SIGUSR1, all_threads=True)

@@ -38,7 +38,7 @@ def parse_body(value: Any) -> EmbedBody:
             raise _bad(shown, "is not a field of embed; allowed: texts, normalize")
     texts, normalize = value.get("texts"), value.get("normalize")
     if normalize is not None and not isinstance(normalize, bool):
-        raise _bad("normalize", f"is {normalize!r}, must be true or false")
+        raise _bad("normalize", f"is a {type(normalize).__name__}, must be true or false")
     if not isinstance(texts, list):
         raise _bad("texts", f"is a {type(texts).__name__}, must be an array of strings")
     if not texts:
