@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from mlx_mesh._generation import GenerateResult, Generation, TextChunk
 from mlx_mesh._results import Embeddings
-from mlx_mesh._sync import Mesh, Stream
+from mlx_mesh._stream import Stream
+from mlx_mesh._sync import Mesh
 from mlx_mesh_wire import (
     CancelledError,
     DeadlineExceededError,
@@ -35,7 +36,8 @@ from mlx_mesh_wire import (
 )
 
 if TYPE_CHECKING:
-    from mlx_mesh._async import AsyncMesh, AsyncStream
+    from mlx_mesh._async import AsyncMesh
+    from mlx_mesh._async_stream import AsyncStream
     from mlx_mesh._generation import AsyncGeneration
 
 __version__ = "0.1.0"

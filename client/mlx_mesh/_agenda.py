@@ -40,8 +40,11 @@ class Agenda:
         return None
 
     def next(self) -> float | None:
-        """Return when ``due`` may have something next."""
-        return self._entries[0][0] if self._entries else None
+        """Return when ``due`` has something next; nobody is to be woken for a call that has ended."""
+        entries = self._entries
+        while entries and entries[0][2].ended:
+            self._stale -= not heappop(entries)[3]
+        return entries[0][0] if entries else None
 
     def ended(self) -> None:
         """A call ended; its deadline is still in here. The cost of dropping it is constant on average."""

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypedDict
 
+from mlx_mesh._affinity import chat_affinity, prompt_affinity
 from mlx_mesh._options import BODY_MAX_BYTES, BODY_MAX_FRAMES, check_window, options
 from mlx_mesh._received import STATE_MAX_BYTES
-from mlx_mesh_wire import Flag, InvalidRequestError, pack_body
+from mlx_mesh_wire import Flag, InvalidRequestError, ProtocolError, pack_body
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from mlx_mesh._async import AsyncStream
+    from mlx_mesh._async_stream import AsyncStream
     from mlx_mesh._options import Call
-    from mlx_mesh._sync import Stream
+    from mlx_mesh._stream import Stream
 
 SEED_BITS = 53
-AFFINITY_CHARS = 512
-"""Prompts that begin with the same so many characters go to the same worker, which has read that beginning before."""
 
 
 class Sampling(TypedDict, total=False):
@@ -81,7 +79,7 @@ class GenerateResult(NamedTuple):
 def generate_call(prompt: Any, sampling: Sampling, window: int, **keywords: Any) -> Call:
     """Return the request of a ``generate``; ``keywords`` are those of every call."""
     given = list(prompt) if isinstance(prompt, tuple) else prompt
-    return _call("generate", {"prompt": given}, prompt, sampling, window=window, **keywords)
+    return _call("generate", {"prompt": given}, prompt_affinity(prompt), sampling, window=window, **keywords)
 
 
 def chat_call(messages: Any, tools: Any, sampling: Sampling, window: int, **keywords: Any) -> Call:
@@ -89,11 +87,11 @@ def chat_call(messages: Any, tools: Any, sampling: Sampling, window: int, **keyw
     given = {"messages": list(messages) if isinstance(messages, tuple) else messages}
     if tools is not None:
         given["tools"] = tools
-    return _call("chat", given, messages, sampling, window=window, **keywords)
+    return _call("chat", given, chat_affinity(messages), sampling, window=window, **keywords)
 
 
-def _call(op: str, asked: dict[str, Any], start: Any, sampling: Sampling, *, window: int, **keywords: Any) -> Call:
-    checked = options(**keywords, affinity=_affinity_of(start))
+def _call(op: str, asked: dict[str, Any], affinity: bytes, sampling: Sampling, *, window: int, **keywords: Any) -> Call:
+    checked = options(**keywords, affinity=affinity)
     call = checked.call(op, pack_body({**asked, **_asked(sampling)}), check_window(window))
     return call._replace(flags=call.flags | Flag.RESUMABLE) if _resumable(call) else call
 
@@ -102,13 +100,6 @@ def _resumable(call: Call) -> bool:
     """Whether another worker may go on with it, and the request leaves room for a state in its message."""
     room = sum(map(len, call.frames)) + STATE_MAX_BYTES <= BODY_MAX_BYTES and len(call.frames) <= BODY_MAX_FRAMES - 1
     return room and not call.flags & Flag.AT_MOST_ONCE
-
-
-def _affinity_of(start: Any) -> bytes:
-    """Return the key of what a prompt or a conversation begins with."""
-    if isinstance(start, list | tuple) and start and isinstance(start[0], dict):
-        start = [start[0].get("content"), start[1].get("content") if len(start) > 1 else None]
-    return hashlib.sha256(str(start)[:AFFINITY_CHARS].encode("utf-8", "surrogatepass")).digest()
 
 
 def _asked(sampling: Sampling) -> dict[str, Any]:
@@ -128,6 +119,14 @@ def _asked(sampling: Sampling) -> dict[str, Any]:
     return asked
 
 
+_CHUNK = "text, tokens and logprobs"
+_RESULT = {"finish_reason": str, "usage": dict, "timings": dict, "model": str}
+
+
+def _refusal(what: str, parts: str) -> ProtocolError:
+    return ProtocolError(f"the {what} is not made of {parts}; does an engine of another kind serve this op?")
+
+
 class _Reading:
     """How far the reader of a text is."""
 
@@ -135,11 +134,19 @@ class _Reading:
         self._tokens = 0
         self._ended = False
 
-    def chunk(self, value: dict[str, Any]) -> TextChunk:
-        """Return a piece of text."""
-        tokens = value.get("tokens") or []
+    def chunk(self, value: Any) -> TextChunk:
+        """Return a piece of text.
+
+        Raises:
+            ProtocolError: it is none; an engine of another kind serves the op.
+        """
+        if not isinstance(value, dict):
+            raise _refusal("chunk", _CHUNK)
+        text, tokens, logprobs = value.get("text") or "", value.get("tokens") or [], value.get("logprobs")
+        if not isinstance(text, str) or not isinstance(tokens, list) or not isinstance(logprobs, list | None):
+            raise _refusal("chunk", _CHUNK)
         self._tokens += len(tokens)
-        return TextChunk(value.get("text") or "", tokens, value.get("logprobs"))
+        return TextChunk(text, tokens, logprobs)
 
     def rest(self, value: Any) -> TextChunk | None:
         """Return what the result of a stream holds of the text, the first time, and if there is any."""
@@ -150,9 +157,15 @@ class _Reading:
         return chunk if chunk.text or chunk.tokens else None
 
     def result(self, stream: Stream | AsyncStream) -> GenerateResult | None:
-        """Return how the text ended; None before."""
+        """Return how the text ended; None before.
+
+        Raises:
+            ProtocolError: the result does not say; an engine of another kind serves the op.
+        """
         value = stream.result
         if value is not None:
+            if not isinstance(value, dict) or not all(isinstance(value.get(n), kind) for n, kind in _RESULT.items()):
+                raise _refusal("result", ", ".join(_RESULT))
             usage = {**value["usage"], "moved": stream.moved}
             return GenerateResult(value["finish_reason"], usage, value["timings"], value["model"])
         if not stream.left:

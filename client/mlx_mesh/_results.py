@@ -5,13 +5,13 @@ from __future__ import annotations
 from bisect import bisect_right
 from typing import TYPE_CHECKING, Any, overload
 
+from mlx_mesh_wire import ProtocolError, Tensor
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     import numpy as np
     import numpy.typing as npt
-
-    from mlx_mesh_wire import Tensor
 
 
 class Embeddings:
@@ -25,9 +25,15 @@ class Embeddings:
         tokens: tokens that each text took.
         truncated: indices of the texts that were cut to the model's length.
         model: name of the model.
+
+    Raises:
+        ProtocolError: a part is no result of ``embed``; an engine of another kind serves that op.
     """
 
     def __init__(self, parts: Sequence[dict[str, Any]]) -> None:
+        width = 0
+        for part in parts:
+            width = _check(part, width)
         self._tensors: list[Tensor] = [part["vectors"] for part in parts]
         self._views = [memoryview(tensor.data).cast("B").cast("f") for tensor in self._tensors]
         self.dimension: int = self._tensors[0].shape[1]
@@ -85,3 +91,26 @@ class Embeddings:
             raise ImportError("Embeddings.numpy() needs numpy: pip install numpy, or use tolist()") from error
         arrays = [np.frombuffer(tensor.data, dtype="<f4").reshape(tensor.shape) for tensor in self._tensors]
         return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+
+
+def _check(part: Any, width: int) -> int:
+    """Return the dimension of the vectors in a result; refuse what is none, or of another width than those before."""
+    if not isinstance(part, dict):
+        raise _refusal(f"is a {type(part).__name__}")
+    vectors = part.get("vectors")
+    if not isinstance(vectors, Tensor) or vectors.dtype != "float32" or len(vectors.shape) != 2:  # noqa: PLR2004  a matrix
+        raise _refusal("has no matrix of float32 as vectors")
+    found = vectors.shape[1]
+    if not found or (width and found != width):
+        raise _refusal(f"has vectors of dimension {found}, those before have {width}" if width else "has empty vectors")
+    for name in ("tokens", "truncated"):
+        counts = part.get(name, [])
+        if not isinstance(counts, list) or not all(type(count) is int for count in counts):
+            raise _refusal(f"has {name} that are no list of integers")
+    if not isinstance(part.get("model", ""), str):
+        raise _refusal("has a model that is no string")
+    return found
+
+
+def _refusal(what: str) -> ProtocolError:
+    return ProtocolError(f"the result of embed {what}; does a worker serve embed with an engine of another kind?")

@@ -19,6 +19,7 @@ from mlx_mesh_wire import (
     MeshError,
     OverloadedError,
     ProtocolError,
+    UnauthorizedError,
     error_from_wire,
     limits,
     messages,
@@ -66,7 +67,6 @@ class Session:
         self._key = key
         self._name = name
         self._endpoint = endpoint
-        self._random = random
         self._budget = RetryBudget(random)
         self._next_id = 1
         self._outstanding: dict[int, Pending] = {}
@@ -97,6 +97,11 @@ class Session:
 
     def __len__(self) -> int:
         return len(self._outstanding) + self._waiting
+
+    @property
+    def welcomed(self) -> bool:
+        """Whether the broker has answered on this connection."""
+        return self._welcomed
 
     def connected(self, now: float) -> None:
         """A connection was made: greet, and send again what is outstanding."""
@@ -162,13 +167,18 @@ class Session:
 
     def close(self, why: MeshError) -> None:
         """End every call and say goodbye."""
+        self.end_all(why)
+        self._say(messages.Bye("closed"))
+
+    def end_all(self, why: MeshError) -> None:
+        """End every call; the next may find the way free again."""
         for pending in [*self._outstanding.values(), *(p for lane in self._lanes for p in lane)]:
             self._end(pending, why, ())
+            self._unqueue(pending)
         for pending in list(self._agenda):
             if not pending.ended:
                 self._end(pending, why, ())
         self._outstanding.clear()
-        self._say(messages.Bye("closed"))
 
     def _submit(self, now: float, pending: Pending) -> None:
         if len(self._outstanding) < self._places and not self._waiting:
@@ -274,7 +284,10 @@ class Session:
     def _again(self, now: float, message: messages.Again, frames: Sequence[bytes]) -> None:
         """A stream was cut off, and the broker asks from where it is to go on."""
         pending = self._outstanding.get(message.id)
-        if pending is None or pending.piece is None:
+        if pending is None:
+            self._say(messages.Cancel(message.id))  # An earlier CANCEL was lost with its connection.
+            return
+        if pending.piece is None:
             return
         pending.moved += pending.next_seq > 0
         if message.chunks > pending.next_seq:
@@ -303,7 +316,9 @@ class Session:
 
     def _connection_error(self, message: messages.Error) -> None:
         """A protocol error of the connection as a whole: no call of ours can succeed on it."""
-        if message.code == "PROTOCOL_ERROR" and not self._welcomed:
+        if message.code == "UNAUTHORIZED":
+            self.end_all(UnauthorizedError(message.message))
+        elif message.code == "PROTOCOL_ERROR" and not self._welcomed:
             for pending in list(self._outstanding.values()):
                 self._end(pending, ProtocolError(message.message), ())
             self._outstanding.clear()
@@ -315,8 +330,9 @@ class Session:
                 pending.moved += pending.next_seq > 0
         self.epoch = message.epoch
         self._places = message.limits.get("outstanding_max", OUTSTANDING)
-        self._ping_s = message.intervals.get("ping_ms", 1000) / 1000
-        self._silent_s = message.intervals.get("silent_ms", 5000) / 1000
+        # An interval of 0 is none: the client would ping, or connect anew, without end.
+        self._ping_s = (message.intervals.get("ping_ms") or 1000) / 1000
+        self._silent_s = (message.intervals.get("silent_ms") or 5000) / 1000
         for pending in [each for each in self._outstanding.values() if each.at_most_once and not each.on_wire]:
             self._transmit(now, pending)
         self._fill(now)
@@ -326,9 +342,12 @@ class Session:
         if dropped is not None and not dropped.next_seq:
             dropped.sent = False
         # Messages that were on their way with the HELLO are each answered by a RESET; one that comes much later means
-        # that the HELLO itself was lost, with the broker that it was meant for.
-        if self._welcomed or now - self._greeted >= self._ping_s:
+        # that the HELLO itself was lost, or is slow. A second one on this connection could take the first one's WELCOME
+        # for its own, and with it chunks that the REQUESTs behind it do not count.
+        if self._welcomed:
             self._greet(now)
+        elif now - self._greeted >= self._ping_s:
+            self.reconnect = True
 
     def _ping(self, now: float, message: messages.Ping, frames: Sequence[bytes]) -> None:
         self._say(messages.Pong(message.nonce))

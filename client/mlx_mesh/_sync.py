@@ -8,30 +8,27 @@ from __future__ import annotations
 
 import threading
 import time
-from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from mlx_mesh import _readiness
 from mlx_mesh._generation import Generation, Sampling, chat_call, generate_call
 from mlx_mesh._link import Link
 from mlx_mesh._options import DEFAULT_TIMEOUT_S, WINDOW, Call, check_op, check_window, embed_bodies, options
-from mlx_mesh._pending import Pending
 from mlx_mesh._results import Embeddings
 from mlx_mesh._session import STATUS_OP, result_of
-from mlx_mesh_wire import CancelledError, DeadlineExceededError, InternalError, MeshError, messages, pack_body
+from mlx_mesh._stream import GRACE_S, Stream, Waiter
+from mlx_mesh_wire import DeadlineExceededError, pack_body
 from mlx_mesh_wire.sleeper import Sleeper
 from mlx_mesh_wire.wake import Wake
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    import os
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from mlx_mesh._pending import Pending
 
 EMBED_CONCURRENCY = 16
 """Requests that one ``embed`` keeps under way: enough for several workers, and room for other calls of the client."""
-
-GRACE_S = 5.0
-"""How long beyond its deadline a call waits for the background thread to say so; it never should."""
-
-Item = tuple["messages.Final | MeshError | None", "Sequence[bytes]"]
 
 
 class Mesh:
@@ -42,10 +39,11 @@ class Mesh:
 
     Args:
         endpoint: ``ipc://PATH`` or ``tcp://HOST:PORT``; by default ``$MLX_MESH_ENDPOINT`` or the run directory's.
+        keys: the file made by ``mlx-mesh keys add-client``; by default ``$MLX_MESH_KEYS``. Only for tcp endpoints.
     """
 
-    def __init__(self, endpoint: str | None = None) -> None:
-        self._link = Link(endpoint)
+    def __init__(self, endpoint: str | None = None, *, keys: str | os.PathLike[str] | None = None) -> None:
+        self._link = Link(endpoint, keys)
         self._lock = threading.Lock()
         self._wake = Wake()
         self._sleeps_until = 0.0
@@ -119,7 +117,7 @@ class Mesh:
         )
         bodies = embed_bodies(texts, normalize)
         until = time.monotonic() + checked.timeout_s
-        waiting: list[_Waiter] = []
+        waiting: list[Waiter] = []
         parts: list[dict[str, Any]] = []
         try:
             for body in bodies:
@@ -246,9 +244,9 @@ class Mesh:
             self._cancel(waiter.pending)
             raise
 
-    def _start(self, call: Call) -> _Waiter:
+    def _start(self, call: Call) -> Waiter:
         now = time.monotonic()
-        waiter = _Waiter(call, now)
+        waiter = Waiter(call, now)
         # Before the lock too: in a forked child, the thread that held it may be missing.
         self._link.check_usable()
         with self._lock:
@@ -306,94 +304,3 @@ class Mesh:
             self._sleeps_until = link.session.next_tick()
         if self._wake.fd in sleeper.sleep(max(0.0, self._sleeps_until - time.monotonic())):
             self._wake.clear()
-
-
-class _Waiter:
-    """A call that a thread waits for."""
-
-    def __init__(self, call: Call, now: float) -> None:
-        self.items: SimpleQueue[Item] = SimpleQueue()
-        piece = self._piece if call.window else None
-        self.pending = Pending(call, now + call.timeout_s, self._done, piece)
-
-    def result(self) -> Sequence[bytes]:
-        """Return the frames of the FINAL, or raise its error."""
-        outcome, frames = self.next()
-        if isinstance(outcome, MeshError):
-            raise outcome
-        return frames
-
-    def next(self) -> Item:
-        """Return the next chunk (None with its frames) or the outcome."""
-        left = max(0.0, self.pending.due - time.monotonic())
-        try:
-            return self.items.get(timeout=left + GRACE_S)
-        except Empty:
-            raise InternalError("the client's background thread does not answer") from None
-
-    def _done(self, outcome: messages.Final | MeshError, frames: Sequence[bytes]) -> None:
-        self.items.put((outcome, frames))
-
-    def _piece(self, frames: Sequence[bytes]) -> None:
-        self.items.put((None, frames))
-
-
-class Stream:
-    """Chunks as they come; afterwards :attr:`result` has the final value. Use it in a ``with`` to leave early.
-
-    Attributes:
-        result: None before the end.
-        left: the reader closed it before its end.
-    """
-
-    def __init__(self, mesh: Mesh, waiter: _Waiter) -> None:
-        self._mesh = mesh
-        self._waiter = waiter
-        self._ended: MeshError | None = None
-        self._over = False
-        self.left = False
-        self.result: Any = None
-
-    @property
-    def moved(self) -> int:
-        """How often it went on in another worker after chunks had come."""
-        return self._waiter.pending.moved
-
-    def __iter__(self) -> Iterator[Any]:
-        return self
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        self.close()
-
-    def __next__(self) -> Any:
-        if self._over:
-            if self._ended is not None:
-                raise self._ended
-            raise StopIteration
-        try:
-            outcome, frames = self._waiter.next()
-        except BaseException:
-            self.close()
-            raise
-        if outcome is None:
-            self._mesh._read(self._waiter.pending)  # noqa: SLF001  one class in two
-            return result_of(frames)
-        self._over = True
-        if isinstance(outcome, MeshError):
-            self._ended = outcome
-            raise outcome
-        self.result = result_of(frames)
-        raise StopIteration
-
-    def close(self) -> None:
-        """Cancel the call if it has not ended."""
-        if not self._over:
-            self._over = self.left = True
-            self._ended = CancelledError("the reader left the stream")
-            self._mesh._cancel(self._waiter.pending)  # noqa: SLF001  as above

@@ -9,6 +9,7 @@ from mlx_mesh.cli.arguments import add_parser, add_timeout
 from mlx_mesh.cli.connect import require_broker
 from mlx_mesh.cli.output import EXIT_OK, CommandError, count, fail, say
 from mlx_mesh_wire.control import command
+from mlx_mesh_wire.paths import control_endpoint, ipc_endpoint
 
 if TYPE_CHECKING:
     import argparse
@@ -38,9 +39,10 @@ def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 def run(args: argparse.Namespace) -> int:
     """Drain a worker, or take that back."""
-    require_broker(control=True)
+    if control_endpoint() == ipc_endpoint("control"):
+        require_broker(control=True)
     _worker(args.worker)
-    command("drain", {"name": args.worker, "on": not args.undo})
+    command("drain", {"name": args.worker, "on": not args.undo}, endpoint=control_endpoint())
     if args.undo:
         say(f"{args.worker} serves again")
     elif args.no_wait:
@@ -60,7 +62,7 @@ def _wait(name: str, timeout: float) -> None:
 
 
 def _worker(name: str) -> dict[str, Any]:
-    workers = command("status", {})["workers"]
+    workers = command("status", {}, endpoint=control_endpoint())["workers"]
     for worker in workers:
         if worker["name"] == name:
             return dict(worker)

@@ -7,7 +7,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from mlx_mesh.cli import bench, chat, config, drain, embed, generate, recycle, scale, status, up
+from mlx_mesh.cli import bench, chat, config, drain, embed, generate, keys, recycle, scale, status, up
 from mlx_mesh.cli.output import EXIT_FAILED, EXIT_INTERRUPTED, CommandError, note, say, told
 from mlx_mesh_wire import MeshError
 from mlx_mesh_wire.settings import SettingsError
@@ -37,7 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action=_Version, help="show the version and exit")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (up, status, embed, generate, chat, drain, recycle, scale, bench, config):
+    for module in (up, status, embed, generate, chat, drain, recycle, scale, bench, config, keys):
         module.add_parsers(commands)
     return parser
 

@@ -17,8 +17,10 @@ from mlx_mesh.cli.arguments import add_parser, add_timeout
 from mlx_mesh.cli.logs import Follower
 from mlx_mesh.cli.output import EXIT_INTERRUPTED, EXIT_OK, CommandError, fail, note, say
 from mlx_mesh.cli.starting import wait_until_ready
+from mlx_mesh_wire import MeshError
+from mlx_mesh_wire.control import command
 from mlx_mesh_wire.endpoints import listening
-from mlx_mesh_wire.host import process_start
+from mlx_mesh_wire.host import host_name, process_start
 from mlx_mesh_wire.paths import ensure_run_dir, ipc_endpoint, run_dir
 from mlx_mesh_wire.supervisor import Supervisor, log_of, never_started
 
@@ -220,13 +222,15 @@ def _check_free(directory: Path, supervisor: Supervisor, conf: Path) -> None:
 
 
 def _alone(directory: Path) -> str:
-    """Return that a broker was started by hand, or that its supervisord was killed, and how to end it."""
-    text = f"the broker in {directory} has no supervisord; end it, and the workers that mlx-mesh status shows"
+    """Return that a broker was started by hand, or that its supervisord was killed, and how to end all of it."""
+    text = f"the broker in {directory} has no supervisord; end it and its workers"
     try:
-        pid = json.loads((directory / BROKER_LOCK).read_text(encoding="utf-8"))["pid"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return text
-    return f"{text}, with: kill {pid}, and so on"
+        pids = [json.loads((directory / BROKER_LOCK).read_text(encoding="utf-8"))["pid"]]
+        workers = command("status", {})["workers"]
+    except (OSError, ValueError, KeyError, TypeError, MeshError):
+        return f"{text}, which mlx-mesh status shows"
+    pids += [worker["pid"] for worker in workers if worker["host"] == host_name()]
+    return f"{text} with: kill {' '.join(map(str, pids))}"
 
 
 def _follow(supervisor: Supervisor, directory: Path) -> None:
