@@ -1,0 +1,2 @@
+/** What piscina's thread does: give back what it was given. */
+export default (payload) => payload;

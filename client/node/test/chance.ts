@@ -1,0 +1,13 @@
+/** Numbers that look drawn. */
+
+/** Return numbers from 0 to below 1, the same ones for the same seed. */
+export function chanceOf(seed: number): () => number {
+  let state = seed;
+  return () => {
+    // One step of mulberry32.
+    state = (state + 0x6d2b79f5) | 0;
+    let mixed = Math.imul(state ^ (state >>> 15), 1 | state);
+    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed;
+    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
+  };
+}
