@@ -85,6 +85,25 @@ def changed_conf(mesh: LiveMesh, *changes: tuple[str, str]) -> Path:
     return path
 
 
+def added_program(name: str, engine: str, *options: str, workers: int = 0) -> tuple[str, str]:
+    """Return the change of a conf that adds one worker, or so many with numbers, restarted as its own ones are."""
+    each = f"{name}-%(process_num)d" if workers else name
+    lines = (
+        f"[program:{name}]",
+        f"command = mlx-mesh-worker --engine {engine} --name {each}",
+        *((f"process_name = {each}", f"numprocs = {workers}") if workers else ()),
+        "priority = 200",
+        "autorestart = unexpected",
+        "exitcodes = 2,78",
+        "stopwaitsecs = 40",
+        "redirect_stderr = true",
+        f"stdout_logfile = {each}.log",
+        *options,
+    )
+    group = "[group:workers]"
+    return group, "\n".join((*lines, "", group))
+
+
 Ask = Callable[[AsyncMesh], Awaitable[tuple[int, float]]]
 """Makes one call; returns who was given it and when, or noughts if that does not matter."""
 

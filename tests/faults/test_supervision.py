@@ -24,7 +24,7 @@ def test_deaths_stops_restarts_and_other_numbers_of_workers_fail_no_call() -> No
             until(lambda: len(ready_pids(mesh)) == 2, "two workers")
             rolled = rolling(mesh)
             assert rolled.good, rolled
-            guard = status(mesh)["guard"]
+            guard = until(lambda: status(mesh)["guard"], "word of the guard after the broker's restart")
             assert guard["counters"]["replaced missing"] == 1
             assert guard["counters"]["kills"] == 1
 
@@ -43,7 +43,7 @@ def test_a_step_that_holds_the_interpreter_is_told_by_its_stacks_and_replaced() 
     assert outcome.good, outcome
 
 
-@pytest.mark.slow
+@pytest.mark.trial
 @pytest.mark.timeout(240)
 def test_workers_that_leak_are_recycled_below_the_ceiling_and_fail_no_call() -> None:
     with live_mesh() as live:
