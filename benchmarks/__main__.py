@@ -1,4 +1,4 @@
-"""``python -m benchmarks [rpc embed generate coldstart scale guard report] [--quick] [--out DIR]``."""
+"""``python -m benchmarks [rpc embed generate coldstart scale guard curve node report] [--quick] [--out DIR]``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from benchmarks.progress import progress
 from benchmarks.report import publish, table
 from benchmarks.results import Result
 
-BENCHMARKS = ("rpc", "embed", "generate", "coldstart", "scale", "guard")
+BENCHMARKS = ("rpc", "embed", "generate", "coldstart", "scale", "guard", "curve", "node")
 RESULTS = ROOT / "benchmarks" / "results"
 
 

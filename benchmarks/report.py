@@ -17,7 +17,7 @@ BEGIN = "<!-- results: written by python -m benchmarks report -->"
 END = "<!-- end of results -->"
 SHORT_BEGIN = "<!-- figures: written by python -m benchmarks report -->"
 SHORT_END = "<!-- end of figures -->"
-ORDER = ("rpc", "embed", "generate", "coldstart", "scale", "guard")
+ORDER = ("rpc", "embed", "generate", "coldstart", "scale", "guard", "curve", "node")
 GIB = 1024**3
 
 
@@ -79,22 +79,22 @@ def replace_section(text: str, new: str, begin: str = BEGIN, end: str = END) -> 
 
 def short_section(results: Sequence[Result]) -> str:
     """Return the Markdown for the README: what was found beside what was aimed at."""
-    newest = max(results, key=lambda result: result.date)
     rows = ["| measured | target | found |", "|---|---|---|"]
     for result in results:
         for what, bound, found, verdict, _ in map(_row, result.targets):
             rows.append(f"| {what} | {bound} | {found}{', missed' if verdict == 'missed' else ''} |")
-    return f"On {newest.machine['cores']} cores, {newest.date[:10]}:\n\n" + "\n".join(rows)
+    return f"On {results[0].machine['cores']} cores, {_span(results)}:\n\n" + "\n".join(rows)
 
 
 def section(results: Sequence[Result], page: Path, reference: Path) -> str:
     """Return the Markdown that shows the results: machine, table, plots."""
-    newest = max(results, key=lambda result: result.date)
-    machine = newest.machine
+    in_time = sorted(results, key=lambda result: result.date)
+    machine = in_time[-1].machine
+    used = {name: version for result in in_time for name, version in result.versions.items()}
     where = f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_bytes'] / GIB:.0f} GiB"
     parts = [
-        f"Measured on {newest.date[:10]}: {where}, {machine['system']}, Python {machine['python']}.",
-        "With " + ", ".join(f"{name} {version}" for name, version in newest.versions.items()) + ".",
+        f"Measured on {_span(results)}: {where}, {machine['system']}, Python {machine['python']}.",
+        "With " + ", ".join(f"{name} {version}" for name, version in used.items()) + ".",
     ]
     rows = ["| measured | target | found | verdict | behind it |", "|---|---|---|---|---|"]
     rows += ["| " + " | ".join(_row(target)) + " |" for result in results for target in result.targets]
@@ -107,6 +107,12 @@ def section(results: Sequence[Result], page: Path, reference: Path) -> str:
             link = Path(os.path.relpath(plot, page.parent)).as_posix()
             parts.append(f"![{result.name}]({link})")
     return "\n\n".join(parts)
+
+
+def _span(results: Sequence[Result]) -> str:
+    """Return the days of the results: one, or the first and the last."""
+    days = sorted(result.date[:10] for result in results)
+    return days[0] if days[0] == days[-1] else f"{days[0]} to {days[-1]}"
 
 
 def _markdown(rows: Sequence[Sequence[str]]) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import coldstart, guard, report
+from benchmarks import coldstart, curve, guard, report
 from benchmarks.embed.tally import Tally
 from benchmarks.embed.texts import TEXTS_PER_REQUEST, requests, texts
 from benchmarks.figures import by_peer, latency_summary, median_of_ratios, percentile, slope
@@ -225,3 +225,26 @@ def test_what_the_guard_costs_is_measured_under_a_real_supervisord() -> None:
     found = guard.measure(2, 2.0)
     assert 10 < found[guard.GUARD].mib < 80
     assert 0 <= found[guard.GUARD].share < 50
+
+
+def test_keys_are_compared_with_the_same_without() -> None:
+    figures = {"p50": 100.0, "requests_per_s": 1000.0, "middle_cpu_us": 50.0}
+    dear = {"p50": 160.0, "requests_per_s": 600.0, "middle_cpu_us": 75.0}
+    lines = curve.targets([{curve.IPC: figures, curve.BARE: figures, curve.KEYED: dear}], {curve.KIB: 4.0})
+    assert [1.6, 0.6, 1.5, 4.0] == [round(line.figure, 6) for line in lines]
+    assert ["missed", "met", "met", "met"] == [line.verdict for line in lines]
+
+
+def test_sealing_costs_more_the_larger_a_message_is() -> None:
+    found = curve.sealing((100, 16 * curve.KIB), 640)
+    assert 0 < found[16 * curve.KIB]
+    assert found[100] < found[16 * curve.KIB]
+
+
+@pytest.mark.slow
+def test_what_keys_cost_is_measured_on_a_real_broker() -> None:
+    with Group() as group:
+        (found,) = curve.measure(group, 1, 0.2)
+    assert {curve.IPC, curve.BARE, curve.KEYED} == found.keys()
+    assert all(figures["requests"] > 0 for figures in found.values())
+    assert found[curve.KEYED]["middle_cpu_us"] > 0
