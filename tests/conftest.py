@@ -8,6 +8,7 @@ import time
 
 import psutil
 import pytest
+from hypothesis import Phase, settings
 
 MARK = "TESTS_OF_MLX_MESH"
 """A variable that all processes of a run inherit; tests that drop what begins with MLX_MESH_ leave it."""
@@ -15,8 +16,14 @@ MARK = "TESTS_OF_MLX_MESH"
 GRACE_S = 5.0
 """For those that are on their way out."""
 
+# So that what fails is the fault of the change; `make properties` looks at other examples. Without shrinking, which
+# takes minutes: the timeout would end the process in its midst.
+settings.register_profile("repeatable", derandomize=True, phases=set(Phase) - {Phase.shrink}, print_blob=True)
+
 
 def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--hypothesis-seed") is None:
+        settings.load_profile("repeatable")
     if runs_beside_others(config):
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # its threads spin, and would do so on the others' cores
     else:

@@ -15,6 +15,9 @@ from pathlib import Path
 from typing import Any
 
 BIN = Path(sys.executable).parent
+LOG_LINES = 40
+"""Of each log, when a test has failed."""
+
 PATIENCE_S = 30.0
 """Generous: these machines are small, shared and noisy."""
 
@@ -42,11 +45,13 @@ class LiveMesh:
         self.env = {
             **os.environ,
             "MLX_MESH_RUN_DIR": str(self.dir),
+            "MLX_MESH_KEYS_DIR": str(self.dir / "keys"),
             "OPENBLAS_NUM_THREADS": "1",
             "PYTHONPATH": str(self.dir),
             "HF_HUB_OFFLINE": "1",
         }
-        self.env.pop("MLX_MESH_ENDPOINT", None)
+        for name in ("MLX_MESH_ENDPOINT", "MLX_MESH_KEYS", "MLX_MESH_CONTROL", "MLX_MESH_CONTROL_KEYS"):
+            self.env.pop(name, None)
         self.processes: list[Process] = []
         self.endpoint = f"ipc://{self.dir}/frontend.sock"
 
@@ -68,6 +73,12 @@ class LiveMesh:
     def log(self, name: str) -> str:
         path = self.dir / f"{name}.log"
         return path.read_text(errors="replace") if path.exists() else ""
+
+    def show_logs(self) -> None:
+        """Print the end of each log, so that a test that failed tells what its processes said."""
+        for path in sorted(self.dir.rglob("*.log")):
+            lines = path.read_text(errors="replace").splitlines()[-LOG_LINES:]
+            print(f"--- {path.name}", *lines, sep="\n")
 
     def engine(self, text: str) -> None:
         """Write a module ``mine`` that workers can load engines from."""
@@ -96,5 +107,8 @@ def live_mesh() -> Iterator[LiveMesh]:
     mesh = LiveMesh()
     try:
         yield mesh
+    except BaseException:
+        mesh.show_logs()
+        raise
     finally:
         mesh.close()

@@ -38,7 +38,12 @@ cli_main = importlib.import_module("mlx_mesh.cli.main")  # the package has a fun
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(
     path
-    for path in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "protocol").rglob("*.md")]
+    for path in [
+        *ROOT.glob("*.md"),
+        *(ROOT / "docs").rglob("*.md"),
+        *(ROOT / "protocol").rglob("*.md"),
+        ROOT / "client/node/README.md",
+    ]
     if ".venv" not in path.parts
 )
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -145,7 +150,10 @@ def flags_of(command: list[str]) -> tuple[set[str], set[str]]:
         return used, {"--help", *own}
     own = {"--version", "--help"}
     if len(command) > 1 and not command[1].startswith("-"):
-        own = set(subparsers()[command[1]]._option_string_actions)
+        parser = subparsers()[command[1]]
+        own = set(parser._option_string_actions)
+        for inner in (a for a in parser._actions if isinstance(a, argparse._SubParsersAction)):
+            own |= set(inner.choices[command[2]]._option_string_actions) if len(command) > 2 else set()
     return used, own
 
 
@@ -240,7 +248,7 @@ def test_every_exit_status_is_documented() -> None:
 
 
 def variables() -> set[str]:
-    names = {"RUN_DIR", "ENDPOINT", "CONFIG"}
+    names = {"RUN_DIR", "ENDPOINT", "CONFIG", "KEYS", "KEYS_DIR", "CONTROL", "CONTROL_KEYS"}
     sections = {
         "BROKER": BrokerSettings,
         "WORKER": WorkerSettings,

@@ -9,10 +9,11 @@ import socket
 import stat
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from mlx_mesh import Mesh
+from mlx_mesh import Mesh, NoWorkerError
 from tests.live import PATIENCE_S, LiveMesh, Process, live_mesh, until
 
 
@@ -62,6 +63,25 @@ def test_a_broker_that_was_killed_leaves_nothing_that_keeps_the_next_from_starti
         client.ready(["echo"])
         assert client.call("echo", 1) == 1
     assert process.poll() is None
+
+
+def test_after_a_broker_that_was_killed_a_new_client_waits_for_the_worker_to_come_back(own: LiveMesh) -> None:
+    broker, worker = started(own), own.worker()
+    with Mesh(own.endpoint) as client:
+        client.ready(["echo"])
+    worker.send_signal(signal.SIGSTOP)  # It comes back after the client, however busy the machine is.
+    broker.kill()
+    broker.wait()
+    second = started(own)
+    with Mesh(own.endpoint) as client, ThreadPoolExecutor() as pool:
+        answer = pool.submit(client.call, "echo", 7, timeout=60)
+        until(lambda: client.status()["counters"]["outstanding"], "a request that waits")
+        worker.send_signal(signal.SIGCONT)
+        assert answer.result() == 7
+    own.stop([worker, second])
+    started(own)
+    with Mesh(own.endpoint) as client, pytest.raises(NoWorkerError):
+        client.call("echo", 7)
 
 
 TOML = {

@@ -226,12 +226,16 @@ def test_a_text_survives_connections_that_are_lost_all_the_time(told: Told) -> N
         async with AsyncMesh(told.own.endpoint) as mesh:
             await mesh.ready(["generate"])
             texts = [mesh.generate(f"count {number}", max_tokens=400) for number in range(4)]
-            reading = [asyncio.ensure_future(every_chunk(text)) for text in texts]
+            got = asyncio.Event()
+            reading = [asyncio.ensure_future(every_chunk(text, got)) for text in texts]
             for number in range(40):
+                if number % 4 == 0:  # or no text might get anywhere before the last one
+                    await got.wait()
                 await asyncio.sleep(0.01 + 0.003 * (number % 7))
                 assert mesh._link is not None
                 mesh._link.session.reconnect = True
                 mesh._schedule()
+                got.clear()
             for chunks in await asyncio.gather(*reading):
                 whole(chunks, 400)
             return sum(text.result.usage["moved"] for text in texts if text.result is not None)
@@ -240,8 +244,12 @@ def test_a_text_survives_connections_that_are_lost_all_the_time(told: Told) -> N
     assert len(told.notes("admit")) > 4
 
 
-async def every_chunk(text: AsyncGeneration) -> list[TextChunk]:
-    return [chunk async for chunk in text]
+async def every_chunk(text: AsyncGeneration, got: asyncio.Event) -> list[TextChunk]:
+    chunks = []
+    async for chunk in text:
+        chunks.append(chunk)
+        got.set()
+    return chunks
 
 
 def test_a_text_survives_its_broker_alone(told: Told) -> None:

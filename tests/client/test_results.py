@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mlx_mesh._results import Embeddings
-from mlx_mesh_wire import Tensor
+from mlx_mesh_wire import ProtocolError, Tensor
 
 DIMENSION = 3
 
@@ -84,3 +84,26 @@ def test_one_vector_of_many_requests_is_found_by_bisection() -> None:
     found, starts = counting(1024)
     assert [4090.0] * DIMENSION == found[4090]
     assert 1 <= starts.looks <= 13
+
+
+VECTORS = Tensor(bytes(16), "float32", (2, 2))
+
+
+@pytest.mark.parametrize(
+    ("parts", "why"),
+    [
+        (["text"], "is a str"),
+        ([{}], "no matrix"),
+        ([{"vectors": [1.0]}], "no matrix"),
+        ([{"vectors": Tensor(bytes(16), "float32", (4,))}], "no matrix"),
+        ([{"vectors": Tensor(bytes(16), "float64", (1, 2))}], "no matrix"),
+        ([{"vectors": Tensor(b"", "float32", (2, 0))}], "empty vectors"),
+        ([{"vectors": VECTORS}, {"vectors": Tensor(bytes(16), "float32", (4, 1))}], "dimension 1, those before have 2"),
+        ([{"vectors": VECTORS, "tokens": 5}], "tokens that are no list"),
+        ([{"vectors": VECTORS, "truncated": ["x"]}], "truncated that are no list"),
+        ([{"vectors": VECTORS, "model": 5}], "model that is no string"),
+    ],
+)
+def test_what_is_no_result_of_embed_is_refused(parts: list[Any], why: str) -> None:
+    with pytest.raises(ProtocolError, match=why):
+        Embeddings(parts)

@@ -401,13 +401,18 @@ def test_a_state_is_little_endian_on_every_machine(monkeypatch: pytest.MonkeyPat
     assert big == b"".join(little[at : at + 4][::-1] for at in (0, 4))
 
 
-def test_a_question_about_what_is_over_or_no_stream_is_not_answered() -> None:
+def test_a_question_about_no_stream_is_not_answered() -> None:
     bench = Bench()
     bench.call()
     bench.said()
     bench.hear(messages.Again(1, 2))
-    bench.hear(messages.Again(55, 2))
     assert [] == bench.said()
+
+
+def test_a_question_about_what_is_over_is_answered_by_a_cancel_since_the_first_one_was_lost() -> None:
+    bench = Bench()
+    bench.hear(messages.Again(55, 2))
+    assert [messages.Cancel(55)] == bench.said()
 
 
 def test_texts_can_go_on_unless_they_must_not_or_leave_no_room() -> None:
@@ -534,3 +539,12 @@ def test_timers_of_ended_calls_do_not_pile_up() -> None:
         else:
             bench.session.cancel(pending)
     assert len(list(bench.session._agenda)) < 1000
+
+
+def test_intervals_of_nothing_do_not_keep_a_client_busy() -> None:
+    bench = Bench()
+    bench.hear(messages.Welcome(1, 0, "e1", {}, {"ping_ms": 0, "silent_ms": 0}))
+    bench.call()
+    bench.session.tick(bench.now)
+    assert bench.session.next_tick() >= bench.now + 1
+    assert not bench.session.reconnect

@@ -13,13 +13,15 @@ from mlx_mesh_wire import messages, pack_body
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from mlx_mesh_broker.core.quotas import Holder
+
 BODY = pack_body("body")
 
 
 class Harness:
-    def __init__(self, **config: Any) -> None:
+    def __init__(self, *, bereft: bool = False, **config: Any) -> None:
         self.now = 100.0
-        self.core = Broker(Config(**config), "epoch-1", self.now, "here")
+        self.core = Broker(Config(**config), "epoch-1", self.now, "here", bereft=bereft)
         self.to_clients: dict[bytes, list[tuple[Any, Sequence[bytes]]]] = {}
         self.to_workers: dict[bytes, list[tuple[Any, Sequence[bytes]]]] = {}
         self.logs: list[Log] = []
@@ -47,8 +49,8 @@ class Harness:
             self.feed(events.Wakeup())
         self.now = end
 
-    def client(self, name: str = "c", *, last_epoch: str = "") -> Client:
-        return Client(self, name, last_epoch)
+    def client(self, name: str = "c", *, last_epoch: str = "", holder: Holder | None = None) -> Client:
+        return Client(self, name, last_epoch, holder)
 
     def worker(self, name: str = "w", **kwargs: Any) -> Worker:
         return Worker(self, name, **kwargs)
@@ -62,8 +64,9 @@ class Harness:
 
 
 class Client:
-    def __init__(self, harness: Harness, name: str, last_epoch: str = "") -> None:
+    def __init__(self, harness: Harness, name: str, last_epoch: str = "", holder: Holder | None = None) -> None:
         self.harness = harness
+        self.holder = holder
         self.session = name.encode().ljust(16, b"-")
         self.route = b"route-" + name.encode()
         self.name = name
@@ -74,7 +77,7 @@ class Client:
         self.say(messages.Hello(1, 0, self.session, self.name, last_epoch))
 
     def say(self, message: Any, frames: Sequence[bytes] = ()) -> None:
-        self.harness.feed(events.FromClient(self.route, message, frames))
+        self.harness.feed(events.FromClient(self.route, message, frames, self.holder))
 
     def request(
         self,
@@ -130,9 +133,11 @@ class Worker:
         held: Sequence[tuple[bytes, int]] = (),
         versions: dict[str, str] | None = None,
         bulk_slots: int = 0,
+        holder: Holder | None = None,
     ) -> None:
         Worker.numbers += 1
         self.harness = harness
+        self.holder = holder
         self.route = b"route-" + name.encode()
         self.pid = 1000 + Worker.numbers
         self.instance = (name + str(Worker.numbers)).encode().ljust(16, b"-")
@@ -153,7 +158,7 @@ class Worker:
         self.fields = tuple(messages.Ready(*self.fields)._replace(**changes))
 
     def say(self, message: Any, frames: Sequence[bytes] = ()) -> None:
-        self.harness.feed(events.FromWorker(self.route, message, frames))
+        self.harness.feed(events.FromWorker(self.route, message, frames, self.holder))
 
     def take(self) -> list[tuple[Any, Sequence[bytes]]]:
         return self.harness.to_workers.pop(self.route, [])
@@ -180,3 +185,12 @@ class Worker:
 
     def die(self, running: Sequence[int] | None = ()) -> None:
         self.harness.feed(events.ProcessExited(self.instance, None if running is None else frozenset(running)))
+
+
+def stream(mesh: Harness, worker: Worker, *, window: int = 4) -> tuple[Client, messages.Job]:
+    """Return a client whose request 1 is a stream without a chunk yet, and its job."""
+    client = mesh.client()
+    client.request(window=window, ms=600_000)
+    (job,) = worker.jobs()
+    client.take()
+    return client, job

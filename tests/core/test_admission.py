@@ -96,6 +96,23 @@ def test_clients_of_an_earlier_epoch_wait_for_their_workers_to_return_too() -> N
     assert {late: "NO_WORKER"} == returning.answers()
 
 
+def test_after_a_broker_that_was_killed_new_clients_wait_for_its_workers_too() -> None:
+    mesh = Harness(bereft=True, rejoin_s=5)
+    new = mesh.client()
+    served = new.request()
+    mesh.advance(1)
+    worker = mesh.worker()
+    assert [served] == [job.request_id for job in worker.jobs()]
+    worker.finish(*worker.jobs())
+    new.take()
+    other = new.request(op="other")
+    mesh.advance(2)
+    assert {} == new.answers()
+    mesh.advance(3.1)
+    late = new.request(op="other")
+    assert {other: "NO_WORKER", late: "NO_WORKER"} == new.answers()
+
+
 def test_an_expired_request_and_one_without_a_body_are_refused() -> None:
     mesh = Harness()
     mesh.worker()
@@ -366,6 +383,15 @@ def test_a_malformed_message_does_not_answer_an_outstanding_request() -> None:
     assert error.id == 0
 
 
+def test_a_client_that_is_not_known_yet_is_told_to_greet_whatever_is_wrong_with_its_request() -> None:
+    mesh = Harness()
+    client = mesh.client()
+    client.take()
+    mesh.feed(events.BadClientMessage(b"another connection", "message has over 8 frames", 78, "TOO_LARGE"))
+    (answer,) = mesh.to_clients[b"another connection"]
+    assert (messages.Reset("epoch-1", 78), ()) == answer
+
+
 def test_records_are_made_only_while_somebody_wants_them() -> None:
     mesh = Harness()
     worker, client = mesh.worker(), mesh.client()
@@ -381,3 +407,17 @@ def test_records_are_made_only_while_somebody_wants_them() -> None:
     assert (record["op"], record["outcome"], record["attempts"], record["client"]) == ("echo", "OK", 1, "c")
     assert pytest.approx(record["total_ms"]) == 500
     assert mesh.core.take_records() == []
+
+
+def test_when_the_first_of_equal_requests_waits_for_workers_no_longer_one_that_may_goes_on_waiting() -> None:
+    mesh = Harness(rejoin_s=2.0)
+    worker, one, two, three = mesh.worker(pure=["echo"]), *map(mesh.client, ("one", "two", "three"))
+    mesh.feed(events.Drain("*", True))
+    first, second, third = one.request(), two.request(flags=Flag.WAIT_FOR_READY), three.request()
+    mesh.advance(2.1)
+    assert {first: "NO_WORKER"} == one.answers()
+    assert {third: "NO_WORKER"} == three.answers()
+    assert {} == two.answers()
+    mesh.feed(events.Drain("*", False))
+    worker.finish(*worker.jobs())
+    assert {second: "OK"} == two.answers()

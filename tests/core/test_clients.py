@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from mlx_mesh_broker.core import clients, complaints, events
+from mlx_mesh_broker.core import complaints, events, sessions
 from mlx_mesh_broker.core.invariants import BrokenInvariantError
 from mlx_mesh_wire import messages, unpack_body
+from mlx_mesh_wire.messages import Flag
 from tests.core.harness import BODY, Harness
 
 
@@ -114,6 +115,49 @@ def test_answers_wait_for_a_client_that_lost_its_connection() -> None:
     assert {first: "OK", second: "OK"} == client.answers()
 
 
+def test_what_was_answered_while_its_client_was_away_is_not_run_again_when_that_comes_back() -> None:
+    mesh = Harness()
+    worker, client = mesh.worker(slots=4), mesh.client()
+    done, failed, stream = client.request(), client.request(), client.request(window=4)
+    one, two, three = worker.jobs()
+    mesh.feed(events.ClientUnreachable(client.route, []))
+    worker.finish(one)
+    worker.say(messages.Error(two.job_id, "ENGINE_ERROR", "broken", False, 0))
+    worker.say(messages.Chunk(three.job_id, 0), [b"x"])
+    worker.say(messages.Final(three.job_id, 1, 0, 0, 0, 1), [b""])
+    client.route = b"another connection"
+    client.hello()
+    client.request(request_id=done, flags=Flag.RESEND)
+    client.request(request_id=failed, flags=Flag.RESEND)
+    assert [] == worker.jobs()
+    client.request(request_id=stream, flags=Flag.RESEND, window=4)
+    assert 1 == len(worker.jobs())
+    client.hello()  # On yet another one, they may have been lost.
+    client.request(request_id=done, flags=Flag.RESEND)
+    assert 1 == len(worker.jobs())
+
+
+@pytest.mark.parametrize("answer", ["OK", "ENGINE_ERROR"])
+def test_an_answer_that_could_not_be_sent_is_that_of_the_request_which_was_sent_again_meanwhile(answer: str) -> None:
+    mesh = Harness()
+    worker, client = mesh.worker(), mesh.client()
+    request_id = client.request()
+    (job,) = worker.jobs()
+    if answer == "OK":
+        worker.finish(job)
+    else:
+        worker.say(messages.Error(job.job_id, answer, "broken", False, 0))
+    lost = client.take()[-1]
+    client.request(request_id=request_id, flags=Flag.RESEND)
+    (again,) = worker.jobs()
+    mesh.feed(events.ClientUnreachable(client.route, [lost]))
+    assert messages.Cancel(again.job_id) in [m for m, _ in worker.take()]
+    client.route = b"another connection"
+    client.hello()
+    assert {request_id: answer} == client.answers()
+    assert mesh.core.metrics.accepted == mesh.core.metrics.answered == 2
+
+
 def test_a_client_that_stays_away_is_forgotten_with_its_work() -> None:
     mesh = Harness(away_s=5)
     worker, client = mesh.worker(), mesh.client()
@@ -194,12 +238,32 @@ def test_greeting_twice_is_harmless() -> None:
 
 
 def test_there_are_so_many_clients_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clients, "SESSIONS_MAX", 2)
+    monkeypatch.setattr(sessions, "SESSIONS_MAX", 2)
     mesh = Harness()
-    mesh.client("a")
-    mesh.client("b")
+    mesh.worker()
+    for name in ("a", "b"):
+        mesh.client(name).request()
     ((error, _),) = mesh.client("c").take()
     assert (error.id, error.code) == (0, "OVERLOADED")
+
+
+def test_clients_without_work_make_room_for_new_ones_the_most_silent_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "SESSIONS_MAX", 3)
+    mesh = Harness()
+    worker = mesh.worker()
+    busy, silent, heard = (mesh.client(name) for name in ("busy", "silent", "heard"))
+    request_id = busy.request()
+    mesh.advance(1.0)
+    heard.say(messages.Ping(1))
+    new = mesh.client("new")
+    assert [messages.Welcome] == [type(message) for message, _ in new.take()]
+    silent.take()
+    for client, answer in ((silent, messages.Reset), (heard, messages.Pong)):
+        client.take()
+        client.say(messages.Ping(2))
+        assert answer is type(client.take()[-1][0])
+    worker.finish(*worker.jobs())
+    assert {request_id: "OK"} == busy.answers()
 
 
 def test_a_client_that_does_not_read_loses_its_work() -> None:
@@ -316,3 +380,31 @@ def test_an_inconsistent_core_is_noticed() -> None:
     mesh.core.metrics.accepted += 1
     with pytest.raises(BrokenInvariantError, match="accepted = answered"):
         mesh.core.check_invariants()
+
+
+def test_a_client_that_comes_back_leaves_the_connection_of_another_that_has_its_old_route() -> None:
+    mesh = Harness()
+    worker = mesh.worker()
+    client, other = mesh.client("a"), mesh.client("b")
+    mesh.feed(events.ClientUnreachable(client.route, ()))
+    other.route = client.route
+    other.hello()
+    client.route = b"a new connection"
+    client.hello()
+    other.request()
+    worker.finish(*worker.jobs())
+    assert {1: "OK"} == other.answers()
+
+
+def test_of_a_client_that_leaves_nothing_is_begun_for_a_place_that_falls_free_by_that() -> None:
+    mesh = Harness(prefetch=0)
+    worker, client, other = mesh.worker(ops=("embed",), pure=("embed",)), mesh.client(), mesh.client("other")
+    for _ in range(3):
+        client.request("embed")
+    client.request("embed", flags=Flag.FRESH)
+    kept = other.request("embed", flags=Flag.FRESH)
+    (job,) = worker.jobs()
+    client.say(messages.Bye("over"))
+    cancel, begun = [message for message, _ in worker.take()]
+    assert messages.Cancel(job.job_id) == cancel
+    assert (other.session, kept) == (begun.session, begun.request_id)

@@ -293,6 +293,16 @@ def test_outdated_entries_of_the_pool_are_thrown_away() -> None:
     assert len(worker.jobs()) == 1
 
 
+def test_a_pool_that_nobody_asks_keeps_nothing_of_workers_that_are_gone() -> None:
+    mesh = Harness()
+    gone, left = mesh.worker(), mesh.worker()
+    pool = mesh.core._state.queues["echo", ""].pool
+    gone.die()
+    left.say(messages.Bye("drained"))
+    assert not pool.workers
+    assert not pool.stale
+
+
 def test_a_request_that_waits_again_can_be_cancelled() -> None:
     mesh = Harness()
     worker, client = mesh.worker(), mesh.client()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from mlx_mesh_wire import messages, pack_body
 from mlx_mesh_wire.messages import Lane
 from tests.core.harness import Harness
 
@@ -82,3 +83,26 @@ def test_a_place_goes_to_bulk_work_when_it_holds_fewer_than_its_own() -> None:
     first = worker.jobs()[0]
     worker.finish(first)
     assert [8] == [job.request_id for job in worker.jobs()]
+
+
+def test_bulk_work_does_not_wait_for_the_worker_with_the_fewest_jobs_when_another_one_has_places_for_it() -> None:
+    mesh = Harness()
+    picky, broad, client = mesh.worker("picky", slots=8, bulk_slots=1), mesh.worker("broad", slots=8), mesh.client()
+    bulk = [client.request(lane=Lane.BULK) for _ in range(10)]
+    given = picky.jobs(), broad.jobs()
+    assert (1, 7) == tuple(map(len, given))
+    waiting = bulk[8:]
+    broad.finish(given[1][0])
+    assert waiting[:1] == [job.request_id for job in broad.jobs()]
+
+
+def test_bulk_work_goes_into_the_place_of_a_shared_computation_that_is_of_a_higher_lane_now() -> None:
+    mesh = Harness()
+    worker, client = mesh.worker(slots=4, pure=["echo"]), mesh.client()
+    first = client.request(lane=Lane.BULK)
+    bulk = [client.request(lane=Lane.BULK, body=pack_body(number)) for number in range(4)]
+    shared = client.request(lane=Lane.STANDARD)
+    assert [first, *bulk[:3]] == [job.request_id for job in worker.jobs()]
+    client.say(messages.Cancel(first))
+    assert bulk[3:] == [job.request_id for job in worker.jobs()]
+    assert shared not in client.answers()

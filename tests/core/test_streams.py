@@ -118,3 +118,16 @@ def test_more_room_of_a_stream_that_waits_is_part_of_its_window() -> None:
     worker.finish(*worker.jobs())
     (job,) = worker.jobs()
     assert 6 == job.window
+
+
+def test_a_stream_that_begins_anew_brings_a_reader_without_room_no_more_than_it_granted() -> None:
+    _, worker, client, job = streaming(window=2, chunks=2)
+    worker.say(messages.Return(job.job_id, "draining"))
+    (again,) = worker.jobs()
+    assert (1, 2) == (again.window, again.attempt)
+    send(worker, again, range(1))
+    assert [messages.Credit(again.job_id, 1)] == [message for message, _ in worker.take()]
+    send(worker, again, range(1, 2))
+    assert [] == worker.take()
+    client.say(messages.Credit(STREAM, 2))
+    assert [messages.Credit(again.job_id, 2)] == [message for message, _ in worker.take()]

@@ -55,3 +55,20 @@ def test_an_item_can_be_moved_and_found() -> None:
     assert each in timers
     assert each is timers.pop(1.0)
     assert each not in timers
+
+
+def test_what_lies_far_ahead_is_not_called_before_its_time() -> None:
+    timers, late = Timers(), Alarm(lambda: None)
+    timers.set(late, 96.008, 0.0)
+    assert timers.pop(96.0) is None
+    assert timers.pop(96.01) is late
+
+
+def test_to_remove_what_is_not_there_does_no_harm() -> None:
+    timers, alarm = Timers(), Alarm(lambda: None)
+    timers.remove(alarm)
+    timers.set(alarm, 1.0, 0.0)
+    timers.remove(alarm)
+    timers.remove(alarm)
+    assert alarm not in timers
+    assert timers.pop(2.0) is None

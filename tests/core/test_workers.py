@@ -9,7 +9,7 @@ from mlx_mesh_broker.core.lifecycle import TRANSITIONS, Turn, WorkerState, next_
 from mlx_mesh_broker.core.pool import REFUGE_EXTRA
 from mlx_mesh_wire import messages
 from mlx_mesh_wire.messages import Flag
-from tests.core.harness import Harness, Worker
+from tests.core.harness import BODY, Harness, Worker
 
 
 def state_of(mesh: Harness, worker: Worker) -> str | None:
@@ -291,6 +291,26 @@ def test_a_busy_worker_that_advances_is_not_stalled() -> None:
     assert state_of(mesh, worker) == "ready"
 
 
+def test_a_worker_that_waits_for_readers_only_is_not_stalled_until_one_of_them_reads() -> None:
+    mesh = Harness(stall_s=4, credit_s=30)
+    worker, client = mesh.worker(), mesh.client()
+    request_id = client.request(window=1)
+    (job,) = worker.jobs()
+    worker.say(messages.Chunk(job.job_id, 0), BODY)
+
+    def wait(seconds: int) -> str:
+        for _ in range(seconds):
+            worker.beat(moved=False)
+            client.say(messages.Ping(1))
+            mesh.advance(1.0)
+        return state_of(mesh, worker)
+
+    assert wait(11) == "ready"
+    client.say(messages.Credit(request_id, 1))
+    assert wait(3) == "ready", "it has been computing for so long only"
+    assert wait(2) == "stalled"
+
+
 def test_a_draining_worker_gets_nothing_new_and_leaves_without_loss() -> None:
     mesh = Harness(prefetch=0)
     first, second, client = mesh.worker("first"), mesh.worker("second"), mesh.client()
@@ -412,6 +432,16 @@ def test_a_request_that_came_before_its_holder_is_bound_when_the_holder_arrives(
     client.request(request_id=6, flags=Flag.RESEND | Flag.AT_MOST_ONCE)
     holder = mesh.worker("holder", held=[(client.session, 5), (client.session, 6), (b"x" * 16, 9)])
     assert {5, 6} == {job.request_id for job in holder.jobs()}
+
+
+def test_what_a_worker_brought_along_is_bound_in_the_order_in_which_it_holds_it() -> None:
+    mesh = Harness()
+    client = mesh.client(last_epoch="epoch-0")
+    ids = [7, 3, 19, 1, 12, 5, 30, 2]
+    for request_id in sorted(ids):
+        client.request(request_id=request_id, flags=Flag.RESEND | Flag.AT_MOST_ONCE)
+    holder = mesh.worker("holder", held=[(client.session, request_id) for request_id in ids])
+    assert ids == [job.request_id for job in holder.jobs()]
 
 
 def test_a_held_request_that_runs_elsewhere_already_is_left_there() -> None:

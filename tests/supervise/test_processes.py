@@ -23,6 +23,12 @@ def environment(pid: int) -> dict[str, str]:
     return dict(word.split("=", 1) for word in words if word)
 
 
+def catches(pid: int, number: int) -> bool:
+    """Say whether a process has a handler for a signal yet, without which the signal may end it."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return bool(int(status.partition("SigCgt:")[2].split()[0], 16) >> (number - 1) & 1)
+
+
 @pytest.fixture
 def held(console: Console, tmp_path: Path):
     """A call that ``gated-0`` holds until the gate, whose path this gives, is gone; the call must succeed."""
@@ -127,6 +133,7 @@ def test_one_more_is_as_the_file_describes_it_and_no_change_of_the_group(console
     assert "embed-2: stopped" in console.ctl("stop", name)
     assert "embed-2: started" in console.ctl("start", "workers:*")
     assert console.ctl("restart", "workers:*").count("started") == 4
+    wait_for(lambda: catches(console.pid(name), signal.SIGUSR1), "it to have begun again")
     assert "embed-2: signalled" in console.ctl("signal", "USR1", name)
     wait_for(lambda: "Current thread" in console.ctl("tail", name), "the stacks in its log")
     for each in (name, "workers:embed-3"):

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mlx_mesh_wire import decode_header, limits, messages
 from mlx_mesh_wire.body import Frame
-from mlx_mesh_wire.bundle import BUNDLED, bundles, opened
+from mlx_mesh_wire.bundle import BUNDLED, bundles, deliver
+from mlx_mesh_wire.header import encode_header
 
 LIMIT = limits.BUNDLED_MAX_BYTES
 CANCEL = messages.Cancel(7)
@@ -25,13 +27,23 @@ def sent(mail: Sequence[Any]) -> list[list[Frame]]:
 
 
 def received(wire: list[list[Frame]]) -> list[Any]:
-    found = []
+    """Return the mail that arrives, and the reasons why something does not, in order."""
+    found: list[Any] = []
     for frames in wire:
-        header, *rest = [bytes(frame) for frame in frames]
-        message = decode_header(header)
-        inside = opened(message, rest) if isinstance(message, messages.Bundle) else [[header, *rest]]
-        found += [(decode_header(each[0]), tuple(each[1:])) for each in inside]
+        before = len(found)
+        there = deliver(
+            found,
+            [bytes(frame) for frame in frames],
+            lambda found, message, rest: found.append((message, tuple(rest))),
+            lambda found, error, header: found.append((error.message, header)),
+        )
+        assert len(found) - before <= there
     return found
+
+
+def bundle_of(*mail: list[bytes]) -> list[Frame]:
+    parts = [part for header, *body in mail for part in (header, *(body or [b""]))]
+    return [encode_header(messages.Bundle([len(part) for part in parts])), b"".join(parts)]
 
 
 @given(st.lists(MAIL, max_size=300))
@@ -44,6 +56,36 @@ def test_each_wire_message_says_which_mail_it_carries(mail: list[Any]) -> None:
     assert mail == [each for carried, _ in bundles(mail) for each in carried]
     for carried, frames in bundles(mail):
         assert list(carried) == received([frames])
+
+
+def test_what_cannot_be_read_in_a_bundle_costs_the_others_nothing() -> None:
+    cancel, unknown = encode_header(CANCEL), b"\x91\x7f"
+    wire = bundle_of([cancel], [b"\xc1", b"x"], [unknown], [cancel, b"body"])
+    first, (reason, header), last = received([wire])
+    assert ((CANCEL, ()), b"\xc1", (CANCEL, (b"body",))) == (first, header, last)
+    assert "not msgpack" in reason
+    assert 4 == deliver(None, [bytes(part) for part in wire], lambda *_: None, lambda *_: None)
+
+
+def test_a_bundle_in_a_bundle_is_refused_and_not_opened() -> None:
+    inner, _ = bundle_of([encode_header(CANCEL)])
+    assert [("a BUNDLE holds no other", inner), (CANCEL, ())] == received(
+        [bundle_of([bytes(inner), encode_header(CANCEL)], [encode_header(CANCEL)])]
+    )
+
+
+def test_a_bundle_whose_sizes_are_not_those_of_its_frame_is_refused_as_one() -> None:
+    header, payload = bundle_of([encode_header(CANCEL)], [encode_header(CANCEL)])
+    ((reason, refused),) = received([[header, bytes(payload) + b"x"]])
+    assert header == refused
+    assert "Bundle.sizes say" in reason
+
+
+@pytest.mark.parametrize("bad", [b"", b"\xc1", b"\x90"])
+def test_a_lone_message_that_cannot_be_read_is_refused_and_counts(bad: bytes) -> None:
+    ((_, header),) = received([[bad, b"body"]])
+    assert bad == header
+    assert [] == received([[b"\x91\x7f"]])
 
 
 def test_a_lone_message_is_sent_as_itself() -> None:

@@ -6,7 +6,7 @@ import string
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_mesh_wire import (
@@ -21,8 +21,9 @@ from mlx_mesh_wire import (
     pack_body,
     unpack_body,
 )
+from mlx_mesh_wire.fields import ITEM_TYPES, LENGTHS, RANGES
 from mlx_mesh_wire.header import salvage_request_id
-from mlx_mesh_wire.messages import ITEM_TYPES, LENGTHS, RANGES, TYPE_CODES
+from mlx_mesh_wire.messages import TYPE_CODES
 
 TEXT = st.text(alphabet=string.printable + "é机🚀")
 
@@ -66,6 +67,7 @@ VALUES = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(MESSAGES)
 def test_every_message_survives_the_wire(message: Any) -> None:
     again = decode_header(encode_header(message))
@@ -88,6 +90,7 @@ def test_random_headers_decode_or_raise_decode_error(data: bytes) -> None:
     assert message is None or decode_header(encode_header(message)) == message
 
 
+@settings(deadline=None)
 @given(MESSAGES, st.data())
 def test_damaged_headers_decode_or_raise_decode_error(message: Any, data: st.DataObject) -> None:
     header = bytearray(encode_header(message))

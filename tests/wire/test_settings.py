@@ -175,3 +175,18 @@ def test_a_variable_that_names_no_setting_is_refused_with_the_nearest_one(tmp_pa
     with pytest.raises(SettingsError, match=r"MLX_MESH_BROKER_COUTN: .* did you mean MLX_MESH_BROKER_COUNT"):
         load(tmp_path, env={"MLX_MESH_BROKER_COUTN": "5"})
     assert Demo() == load(tmp_path, env={"MLX_MESH_WORKER_COUTN": "5"})
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("a = " + "[" * 10_000, "cannot be read"),
+        ("[broker]\ncount = " + "9" * 5000, "cannot be read"),
+        ("[broker]\ncount = 0x" + "f" * 5000, r"broker\.count: such a long integer is not allowed"),
+        ("[broker]\npause_s = " + "9" * 400, r"broker\.pause_s: 9+ is not allowed"),
+    ],
+    ids=["nested", "decimal", "hexadecimal", "float"],
+)
+def test_what_python_cannot_hold_or_print_is_refused(tmp_path: Path, text: str, named: str) -> None:
+    with pytest.raises(SettingsError, match=named):
+        load(tmp_path, text)

@@ -37,7 +37,10 @@ def test_the_limits_are_stated() -> None:
     assert f"{limits.HEADER_MAX_BYTES} bytes" in SPEC
     assert f"1 to {limits.FRAMES_MAX} frames" in SPEC
     assert f"{limits.MESSAGE_MAX_BYTES // 2**20} MiB" in SPEC
+    assert f"more than {limits.HEADER_ITEMS_MAX} items" in SPEC
+    assert f"at most {limits.DIMENSIONS_MAX} dimensions" in SPEC
     assert f"nesting deeper than {limits.BODY_DEPTH_MAX}" in SPEC
+    assert f"more than {limits.BODY_ITEMS_MAX} items" in SPEC
 
 
 def test_errors_keep_what_the_wire_said() -> None:

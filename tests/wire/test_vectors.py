@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ import pytest
 
 from mlx_mesh_wire import DecodeError, Tensor, decode_header, encode_header, messages, pack_body, unpack_body
 from mlx_mesh_wire.bundle import opened
+from mlx_mesh_wire.wrapping import unwrap, wrap
 
 VECTORS = Path(__file__).parents[2] / "protocol" / "vectors"
 HEADERS = json.loads((VECTORS / "headers.json").read_text(encoding="utf-8"))
 BODIES = json.loads((VECTORS / "bodies.json").read_text(encoding="utf-8"))
 BUNDLES = json.loads((VECTORS / "bundles.json").read_text(encoding="utf-8"))
+WRAPPED = json.loads((VECTORS / "wrapped.json").read_text(encoding="utf-8"))
 
 
 def from_json(value: Any) -> Any:
@@ -47,14 +50,18 @@ def exact(value: Any) -> Any:
     return (type(value).__name__, value)
 
 
+def refuses(decode: Callable[[], object], case: dict[str, Any]) -> None:
+    with pytest.raises(DecodeError) as caught:
+        decode()
+    assert case["error"] == caught.value.code
+    assert case["about"] in caught.value.message
+
+
 @pytest.mark.parametrize("case", HEADERS, ids=lambda case: case["name"])
 def test_header(case: dict[str, Any]) -> None:
     data = bytes.fromhex(case["hex"])
     if "error" in case:
-        with pytest.raises(DecodeError) as caught:
-            decode_header(data)
-        assert case["error"] == caught.value.code
-        assert case["about"] in caught.value.message
+        refuses(lambda: decode_header(data), case)
         return
     message = decode_header(data)
     if case["decoded"] is None:
@@ -70,11 +77,11 @@ def test_header(case: dict[str, Any]) -> None:
 @pytest.mark.parametrize("case", BODIES, ids=lambda case: case["name"])
 def test_body(case: dict[str, Any]) -> None:
     frames = [bytes.fromhex(frame) for frame in case["hex"]]
+    if "tail" in case:
+        each, times = case["tail"]
+        frames[0] += bytes.fromhex(each) * times
     if "error" in case:
-        with pytest.raises(DecodeError) as caught:
-            unpack_body(frames)
-        assert case["error"] == caught.value.code
-        assert case["about"] in caught.value.message
+        refuses(lambda: unpack_body(frames), case)
         return
     value = unpack_body(frames)
     assert exact(from_json(case["decoded"])) == exact(value)
@@ -89,24 +96,32 @@ def test_bundle(case: dict[str, Any]) -> None:
     bundle = decode_header(header)
     assert isinstance(bundle, messages.Bundle)
     if "error" in case:
-        with pytest.raises(DecodeError) as caught:
-            opened(bundle, frames)
-        assert case["error"] == caught.value.code
-        assert case["about"] in caught.value.message
+        refuses(lambda: opened(bundle, frames), case)
         return
     assert case["messages"] == [[part.hex() for part in message] for message in opened(bundle, frames)]
+
+
+@pytest.mark.parametrize("case", WRAPPED, ids=lambda case: case["name"])
+def test_wrapped(case: dict[str, Any]) -> None:
+    whole = bytes.fromhex(case["hex"])
+    if "error" in case:
+        refuses(lambda: unwrap(whole), case)
+        return
+    frames = [bytes.fromhex(frame) for frame in case["frames"]]
+    assert frames == unwrap(whole)
+    assert whole == wrap(frames) == wrap([memoryview(frame) for frame in frames])
 
 
 def test_the_files_are_what_their_generator_writes(tmp_path: Path) -> None:
     script = tmp_path / "make_vectors.py"
     script.write_text((VECTORS / "make_vectors.py").read_text(encoding="utf-8"), encoding="utf-8")
     subprocess.run([sys.executable, script], check=True)
-    for name in ("headers.json", "bodies.json", "bundles.json"):
+    for name in ("headers.json", "bodies.json", "bundles.json", "wrapped.json", "affinity.json"):
         assert (VECTORS / name).read_bytes() == (tmp_path / name).read_bytes()
 
 
 def test_there_are_many_and_each_has_a_name_of_its_own() -> None:
-    for cases in (HEADERS, BODIES, BUNDLES):
+    for cases in (HEADERS, BODIES, BUNDLES, WRAPPED):
         names = [case["name"] for case in cases]
         assert len(set(names)) == len(names)
     assert len(HEADERS) + len(BODIES) >= 120

@@ -29,7 +29,16 @@ def test_a_batch_engine_computes_what_waits_in_one_step_and_records_it() -> None
     assert bench.recorded == [[1], (), [2], (), [1, 2], ()]
     assert bench.runner.progress == 1
     assert bench.turn() == []
+    assert bench.runner.progress == 1
     assert not bench.runner.busy
+
+
+def test_to_forget_the_last_job_is_progress_so_that_a_worker_called_stalled_is_seen_to_live() -> None:
+    bench = Bench(Upper())
+    bench.turn(Admit(stream := job("a", 1, window=1)))
+    before = bench.runner.progress
+    assert bench.turn(Cancel(stream)) == []
+    assert before + 1 == bench.runner.progress
 
 
 def test_one_bad_item_fails_alone() -> None:

@@ -171,6 +171,29 @@ def test_a_reset_is_answered_with_what_is_held_and_ready() -> None:
     assert ready == INFO
 
 
+def test_resets_for_all_that_was_on_its_way_are_answered_by_one_ready() -> None:
+    bench = Bench()
+    assert [INFO] == sent(bench.say(messages.Reset("e2")))
+    for _ in range(50):
+        bench.now += 0.001
+        assert bench.say(messages.Reset("e2")) == []
+
+
+def test_a_reset_of_another_epoch_or_after_a_while_says_that_the_ready_was_lost() -> None:
+    bench = Bench()
+    bench.say(messages.Reset("e2"))
+    assert [INFO] == sent(bench.say(messages.Reset("e3")))
+    bench.now += 0.25
+    assert [INFO] == sent(bench.say(messages.Reset("e3")))
+
+
+def test_a_reset_after_the_welcome_is_of_a_connection_that_the_broker_has_lost() -> None:
+    bench = Bench()
+    bench.say(messages.Reset("e2"))
+    bench.say(messages.Welcome(1, 0, "e2", {}, {}))
+    assert [INFO] == sent(bench.say(messages.Reset("e2")))
+
+
 def test_much_that_is_held_takes_several_messages() -> None:
     bench = Bench()
     for index in range(1, 251):
@@ -356,6 +379,25 @@ def test_what_ends_between_a_new_connection_and_its_welcome_waits_to_be_asked_fo
     assert (2, BODY) == (send.message.id, send.frames)
 
 
+def test_a_stream_ends_with_its_connection_since_the_broker_has_it_run_again() -> None:
+    bench = Bench()
+    stream, job = bench.admitted(1, 7, window=4), bench.admitted(2, 8)
+    bench.session.connected(bench.now)
+    actions = bench.session.take()
+    assert Cancel(stream) in actions
+    assert [[KEY, 8, 1]] == sent(actions)[0].jobs
+    assert [job] == list(bench.session.jobs.values())
+
+
+def test_a_worker_that_leaves_and_held_but_streams_is_gone_with_its_connection() -> None:
+    bench = Bench()
+    bench.admitted(1, 7, window=4).started = 1.0
+    bench.session.drain(bench.now)
+    assert Leave() not in bench.session.take()
+    bench.session.connected(bench.now)
+    assert Leave() == bench.session.take()[-1]
+
+
 def test_ids_stay_in_the_same_epoch() -> None:
     bench = Bench()
     bench.say(messages.Welcome(1, 0, "e1", {}, {}))
@@ -390,3 +432,14 @@ def test_a_job_of_the_last_epoch_is_not_returned_under_a_number_that_means_anoth
         bench.session.drain(bench.now)
         bench.outcome(Returned(job))
     assert not any(isinstance(message, messages.Return) for message in sent(bench.session.take()))
+
+
+def test_a_broker_that_does_not_know_the_connection_runs_streams_again_so_they_end_here() -> None:
+    """Its CANCEL for one may have been lost with the connection before; blocked, it would keep its slot for ever."""
+    bench = Bench()
+    bench.say(messages.Welcome(1, 0, "e", {}, {}))
+    held, stream = bench.admitted(1, 1), bench.admitted(2, 2, window=1)
+    actions = bench.say(messages.Reset("e"))
+    assert [Cancel(stream)] == [action for action in actions if isinstance(action, Cancel)]
+    assert {1: held} == bench.session.jobs
+    assert [messages.Held(INFO.instance, [[KEY, 1, 1]]), INFO] == sent(actions)
