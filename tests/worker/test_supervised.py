@@ -78,7 +78,7 @@ def beat(peer: Peer, hoard: int) -> messages.Beat:
 
     def look() -> Any:
         message, _ = peer.take(messages.Beat)
-        return message if message.memory["hoard"] == hoard else None
+        return message if message.memory.get("hoard") == hoard else None  # it beats before it has loaded, too
 
     return until(look, f"a beat with {hoard} bytes")  # type: ignore[no-any-return]
 
