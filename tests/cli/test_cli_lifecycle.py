@@ -112,15 +112,17 @@ def test_meshes_live_side_by_side_and_each_is_up_at_most_once(make_shell: Callab
 
 def test_up_in_the_foreground_shows_the_logs_and_stops_everything_on_ctrl_c(no_mesh: Shell, echo_conf: Path):
     process = no_mesh.start("mlx-mesh", "up", "--conf", echo_conf)
-    wait_for(lambda: len(workers(no_mesh)) == 2, "two workers")
-    pids = workers(no_mesh).values()
+    assert process.stdout is not None
+    lines = iter(process.stdout.readline, b"")
+    assert any(b"the mesh is up" in line for line in lines)
     assert "workers:embed-0: started" in no_mesh.supervisorctl("restart", "workers:embed-0")
+    assert any(b"embed-0 | " in line for line in lines)
     wait_for(lambda: len(workers(no_mesh)) == 2, "both workers again")
+    pids = workers(no_mesh).values()
     process.send_signal(signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130, stderr.decode()
     assert "embed-0: ready" in stderr.decode()
-    assert "embed-0 | " in stdout.decode()
     assert not any(map(alive, pids))
     assert no_mesh.good("down").startswith("nothing is up")
 
