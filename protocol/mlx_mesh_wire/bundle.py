@@ -22,6 +22,8 @@ Context = TypeVar("Context")
 Mail = tuple[Message, "Sequence[Frame]"]
 """A message and the frames behind its header."""
 
+_MOST, _BODY_MAX_BYTES = limits.BUNDLE_MAX_MESSAGES, limits.BUNDLED_MAX_BYTES
+
 BUNDLED = frozenset({Request, Job, Chunk, Final, Error, Cancel, Credit, Return})
 """What comes in numbers. Greetings go alone, so that a peer of another version can read them."""
 
@@ -33,24 +35,21 @@ def bundles(mail: Sequence[Mail]) -> Iterator[tuple[Sequence[Mail], list[Frame]]
     for each in mail:
         message, frames = each
         header = encode_header(message)
-        if _fits(message, frames):
+        body = frames[0] if frames else b""
+        fits = type(body) is bytes and len(body) <= _BODY_MAX_BYTES and (len(frames) == 1 if body else not frames)
+        if fits and type(message) in BUNDLED:
             group.append(each)
-            parts += (header, frames[0] if frames else b"")
-            if len(group) < limits.BUNDLE_MAX_MESSAGES:
-                continue
+            parts += (header, body)
+            if len(group) == _MOST:
+                yield group, _sealed(parts)
+                group, parts = [], []
+            continue
         if group:
             yield group, _sealed(parts)
             group, parts = [], []
-        if not _fits(message, frames):
-            yield (each,), [header, *frames]
+        yield (each,), [header, *frames]
     if group:
         yield group, _sealed(parts)
-
-
-def _fits(message: Message, frames: Sequence[Frame]) -> bool:
-    if type(message) not in BUNDLED or len(frames) > 1:
-        return False
-    return not frames or (type(frames[0]) is bytes and 0 < len(frames[0]) <= limits.BUNDLED_MAX_BYTES)
 
 
 def _sealed(parts: list[Frame]) -> list[Frame]:

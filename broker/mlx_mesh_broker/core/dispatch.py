@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mlx_mesh_broker.core.answers import failure
+from mlx_mesh_broker.core.entities import BULK
 from mlx_mesh_broker.core.lifecycle import COMING, WorkerState
 from mlx_mesh_broker.core.nobody import no_worker
 from mlx_mesh_broker.core.state import AFFINITY_MAX
 from mlx_mesh_broker.core.streams import ask, lacks_state
-from mlx_mesh_wire.messages import Cancel, Flag, Job, Lane
+from mlx_mesh_wire.messages import Cancel, Flag, Job
 
 if TYPE_CHECKING:
     from mlx_mesh_broker.core.answers import Answers, Failure
@@ -53,7 +54,7 @@ class Dispatcher:
         if not worker.jobs:
             worker.progressed = now
         worker.jobs[job_id] = request
-        worker.bulk += request.lane == Lane.BULK
+        worker.bulk += request.lane == BULK
         worker.used = job_id
         self.changed(worker)
         if request.affinity:
@@ -102,7 +103,7 @@ class Dispatcher:
         worker = request.worker
         assert worker is not None  # noqa: S101  callers have looked
         del worker.jobs[request.job_id]
-        worker.bulk -= request.lane == Lane.BULK
+        worker.bulk -= request.lane == BULK
         request.worker = None
         self.changed(worker)
         return worker
@@ -132,7 +133,7 @@ class Dispatcher:
 
     def _top_up(self, queue: Queue, worker: Worker) -> None:
         """Give a worker the bulk work that waits because the one with the fewest jobs has no places for such."""
-        while queue.count and worker.state is WorkerState.READY and worker.room(Lane.BULK) > 0:
+        while queue.count and worker.state is WorkerState.READY and worker.room(BULK) > 0:
             request = queue.pop()
             assert request is not None  # noqa: S101  it counts its requests
             self.send(request, worker)
@@ -203,9 +204,9 @@ class Dispatcher:
             assert worker is not None  # noqa: S101  it waits nowhere, so it runs
             if heir is not None:
                 worker.jobs[request.job_id] = heir
-                worker.bulk += (heir.lane == Lane.BULK) - (request.lane == Lane.BULK)
+                worker.bulk += (heir.lane == BULK) - (request.lane == BULK)
                 heir.worker, heir.job_id, heir.job_due, request.worker = worker, request.job_id, request.job_due, None
-                if request.lane == Lane.BULK != heir.lane:
+                if request.lane == BULK != heir.lane:
                     self.feed(worker)  # One of the places for bulk work is free now.
                 return
             state.to_worker(worker, Cancel(request.job_id))
@@ -267,8 +268,8 @@ class Dispatcher:
             if preferred is not None and preferred.state is not WorkerState.READY:
                 preferred = None
             worker = queue.pool.choose(preferred, request.lane)
-        if request.lane == Lane.BULK and worker is not None and worker.room(Lane.BULK) <= 0:
-            return queue.pool.roomy(Lane.BULK)
+        if request.lane == BULK and worker is not None and worker.room(BULK) <= 0:
+            return queue.pool.roomy(BULK)
         return worker
 
     def _remember(self, affinity: bytes, worker: Worker) -> None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING, Final
 
+from mlx_mesh_broker.core.entities import BULK
 from mlx_mesh_broker.core.lifecycle import WorkerState
-from mlx_mesh_wire.messages import Lane
 
 if TYPE_CHECKING:
     from mlx_mesh_broker.core.entities import Worker
@@ -27,7 +27,6 @@ REFUGE_EXTRA: Final = 8
 """Suspects that a worker takes beyond its capacity: they run before all else, so this many steps at most are added."""
 
 _READY = WorkerState.READY
-_BULK = Lane.BULK
 
 
 class Pool:
@@ -59,7 +58,7 @@ class Pool:
             return
         cold = self._cold(worker)
         # One that takes no bulk work goes last, so that the best one can be asked for what the others wait for.
-        short = worker.lowest != _BULK
+        short = worker.lowest != BULK
         heappush(self._heap, (short, cold, held / worker.slots, worker.used, worker.version, worker))
         if len(self._heap) > 4 * len(self.workers) + 64:
             self._heap = [entry for entry in self._heap if self._current(entry)]
