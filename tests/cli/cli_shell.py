@@ -15,19 +15,21 @@ import psutil
 from mlx_mesh import Mesh, MeshError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Container
 
 TOP = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
-PATIENCE_S = 60.0
+PATIENCE_S = 90.0
+"""Generous: the machine may be slow and busy. Below what a test may take, so that it is told what was waited for."""
 
 
-def wait_for(condition: Callable[[], object], what: str) -> None:
-    """Poll until the condition holds."""
+def wait_for(condition: Callable[[], Any], what: str) -> Any:
+    """Poll until the condition holds, and return its first true result."""
     deadline = time.monotonic() + PATIENCE_S
-    while not condition():
+    while not (found := condition()):
         assert time.monotonic() < deadline, f"waited in vain for: {what}"
         time.sleep(0.02)
+    return found
 
 
 class Shell:
@@ -91,6 +93,23 @@ class Shell:
                 return {worker["name"]: worker for worker in client.status()["workers"]}
         except MeshError:
             return {}
+
+    def ready(self) -> dict[str, int]:
+        """Return the pids of the workers that are ready, by their names.
+
+        One that was not heard of for a moment, as on a busy machine, is not among them for that long.
+        """
+        return {name: worker["pid"] for name, worker in self.workers().items() if worker["state"] == "ready"}
+
+    def wait_ready(self, *names: str, but: Container[int] = ()) -> dict[str, int]:
+        """Wait until these workers are ready, and no others, and return their pids; those in ``but`` do not count."""
+
+        def found() -> dict[str, int]:
+            pids = self.ready()
+            return pids if pids.keys() == set(names) and not any(pid in but for pid in pids.values()) else {}
+
+        ready: dict[str, int] = wait_for(found, f"{', '.join(names)} ready, and no others")
+        return ready
 
     def supervisorctl(self, *args: object) -> str:
         """Run ``supervisorctl`` with the conf of the checkout, return its output."""

@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 from cli_shell import TOP, Shell, changed_conf
+from slow_text import SLOW_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+EMBED = ("embed-0", "embed-1")
 
 
 @pytest.fixture(scope="session")
@@ -40,11 +43,18 @@ def make_shell() -> Iterator[Callable[..., Shell]]:
 
 
 @pytest.fixture(scope="session")
-def mesh(make_shell: Callable[..., Shell]) -> Shell:
+def lasting_mesh(make_shell: Callable[..., Shell]) -> Shell:
     """A mesh with two embed workers that is up for the whole session."""
     shell = make_shell()
     shell.good("up", "--detach")
     return shell
+
+
+@pytest.fixture
+def mesh(lasting_mesh: Shell) -> Shell:
+    """That mesh, once it is whole again after whatever the test before did to it."""
+    lasting_mesh.wait_ready(*EMBED)
+    return lasting_mesh
 
 
 @pytest.fixture
@@ -60,13 +70,22 @@ def echo_conf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def odd_mesh(make_shell: Callable[..., Shell], tmp_path_factory: pytest.TempPathFactory) -> Shell:
+def lasting_odd_mesh(make_shell: Callable[..., Shell], tmp_path_factory: pytest.TempPathFactory) -> Shell:
     """A mesh whose two workers run ``odd_engine``."""
     shell = make_shell()
     shell.env["PYTHONPATH"] = str(Path(__file__).parent)
     conf = changed_conf(tmp_path_factory.mktemp("odd"), "--engine embed", "--engine odd_engine:Odd")
+    # With no job beside the one that is computed, no other is blamed for the death of a worker.
+    shell.env["MLX_MESH_BROKER_PREFETCH"] = "0"
     shell.good("up", "--detach", "--conf", conf)
     return shell
+
+
+@pytest.fixture
+def odd_mesh(lasting_odd_mesh: Shell) -> Shell:
+    """That mesh, once workers that the test before has ended are back."""
+    lasting_odd_mesh.wait_ready(*EMBED)
+    return lasting_odd_mesh
 
 
 @pytest.fixture(scope="session")
@@ -90,10 +109,29 @@ def plain_llama(llama: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def text_mesh(make_shell: Callable[..., Shell], llama: Path, plain_llama: Path, echo_conf: Path) -> Shell:
+def lasting_text_mesh(make_shell: Callable[..., Shell], llama: Path, plain_llama: Path, echo_conf: Path) -> Shell:
     """A mesh with a worker for text by two models, which was named a relative path for one of them."""
     shell = make_shell()
+    shell.env["PYTHONPATH"] = str(Path(__file__).parent)
     shell.cwd = llama.parent
-    shell.good("up", "--detach", "--conf", echo_conf, "--generate", f"{llama.name},{plain_llama}")
+    conf = echo_conf.with_name("slow_text.conf")
+    conf.write_text(echo_conf.read_text().replace("--engine generate", "--engine slow_text:SlowText"))
+    shell.good("up", "--detach", "--conf", conf, "--generate", f"{llama.name},{plain_llama}")
     shell.cwd = shell.home
     return shell
+
+
+@pytest.fixture
+def text_mesh(lasting_text_mesh: Shell) -> Shell:
+    """That mesh, once it is whole again after whatever the test before did to it."""
+    lasting_text_mesh.wait_ready(*EMBED, "generate-0")
+    return lasting_text_mesh
+
+
+@pytest.fixture
+def slow_text(text_mesh: Shell) -> Iterator[Callable[[], None]]:
+    """Texts of that mesh take so long that a busy machine does not miss their middle, until this is called."""
+    slow = text_mesh.run_dir / SLOW_FILE
+    slow.touch()
+    yield lambda: slow.unlink(missing_ok=True)
+    slow.unlink(missing_ok=True)

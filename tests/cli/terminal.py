@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 CTRL_C = "\x03"
 CTRL_D = "\x04"
-AGAIN_S = 5.0
+AGAIN_S = 10.0
 
 
 class Terminal:

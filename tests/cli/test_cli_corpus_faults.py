@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from cli_shell import Shell, wait_for
-from odd_engine import DEADLY, SLOW
+from cli_shell import PATIENCE_S, Shell, wait_for
+from odd_engine import DEADLY, HELD, SLOW
 
 from mlx_mesh_wire.supervisor import Supervisor
 
@@ -20,10 +20,16 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ROWS = 1000
+HELD_ROW = 850
+"""Two workers take over 1.2 s for what comes before: by then a run has noted how far it is, as it does each second."""
 
 
 class Run:
-    """A corpus run of about two seconds that has written its first rows, and is still at it."""
+    """A corpus run of about two seconds that has written its first rows, and does not get on until it may.
+
+    Attributes:
+        gate: a worker that has come to a certain row waits as long as there is this file.
+    """
 
     def __init__(self, shell: Shell, folder: Path) -> None:
         self.shell = shell
@@ -31,22 +37,35 @@ class Run:
         self.source = folder / "in.txt"
         self.out = folder / "out.npy"
         self.texts = [f"{SLOW} {folder.name} {i} {'x' * (i % 7)}" for i in range(ROWS)]
+        self.gate = folder / "gate"
+        self.gate.touch()
+        self.texts[HELD_ROW] = f"{HELD}{self.gate}"
         self.source.write_text("\n".join(self.texts) + "\n")
         self.command = ("embed", "--file", self.source, "--out", self.out)
         self.process: subprocess.Popen[bytes] = shell.start("mlx-mesh", *self.command)
         wait_for((folder / "out.npy.progress").exists, "the first rows")
 
     def finish(self) -> tuple[int, str]:
-        """Wait for its end; return exit status and stderr."""
-        _, stderr = self.process.communicate(timeout=60)
+        """Let it get on and wait for its end; return exit status and stderr."""
+        self.gate.unlink(missing_ok=True)
+        return self._end()
+
+    def _end(self) -> tuple[int, str]:
+        _, stderr = self.process.communicate(timeout=PATIENCE_S)
+        self.gate.unlink(missing_ok=True)
         return self.process.returncode, stderr.decode()
 
     def interrupt(self, number: signal.Signals = signal.SIGINT) -> str:
         """End it by a signal and return its stderr."""
         self.process.send_signal(number)
-        status, stderr = self.finish()
+        status, stderr = self._end()
         assert status == 130, stderr
         return stderr
+
+    def kill(self) -> None:
+        """End it as a crash would."""
+        self.process.kill()
+        self._end()
 
     def check(self) -> None:
         """The output is what an undisturbed run gives, and nothing else is left."""
@@ -59,8 +78,7 @@ class Run:
 def run(odd_mesh: Shell, tmp_path: Path) -> Iterator[Run]:
     begun = Run(odd_mesh, tmp_path)
     yield begun
-    begun.process.kill()
-    begun.process.communicate()  # Its pipes, too, are not left to tests that come later.
+    begun.kill()  # Its pipes, too, are not left to tests that come later.
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -76,8 +94,7 @@ def test_an_interrupted_corpus_goes_on_and_comes_out_the_same(run: Run, number: 
 
 
 def test_a_corpus_whose_process_was_killed_goes_on_too(run: Run):
-    run.process.kill()
-    run.process.communicate()
+    run.kill()
     run.shell.good(*run.command)
     run.check()
 
@@ -93,19 +110,15 @@ def test_a_run_is_not_continued_with_another_input_or_other_options(run: Run):
 
 
 def test_two_runs_do_not_write_one_output(run: Run):
-    run.process.send_signal(signal.SIGSTOP)  # Else it may be done before the other has started.
     assert "is being written by another run" in run.shell.bad(*run.command)
-    run.process.send_signal(signal.SIGCONT)
     assert run.finish()[0] == 0
     run.check()
 
 
 def test_killed_workers_and_a_killed_broker_cost_no_row(run: Run):
-    run.process.send_signal(signal.SIGSTOP)  # Else it may be done before they are dead, and need nobody any more.
-    pids = {process["name"]: process["pid"] for process in Supervisor(run.shell.run_dir).processes()}
+    pids = {process["name"]: process["pid"] for process in Supervisor(run.shell.run_dir).look()}
     for name in ("embed-0", "broker"):
         os.kill(pids[name], signal.SIGKILL)
-    run.process.send_signal(signal.SIGCONT)
     status, stderr = run.finish()
     assert status == 0, stderr
     run.check()

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 DEMO = ("python", "-m", "mlx_mesh.cli.demo")
-RUNNING_S = 100
+RUNNING_S = 250
+pytestmark = pytest.mark.timeout(300)  # It does much.
 
 
 class Demo:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from cli_shell import Shell, changed_conf, wait_for
+from cli_shell import PATIENCE_S, Shell, changed_conf, wait_for
 from terminal import CTRL_C, CTRL_D, Terminal
 
 from mlx_mesh import Mesh
@@ -52,7 +52,7 @@ def test_a_line_in_mesh_toml_turns_text_on(make_shell: Callable[..., Shell], lla
     shell = make_shell()
     (shell.home / "mesh.toml").write_text(f'[generate]\nmodel = "{llama}"\n')
     assert "generate-0: ready" in shell.mesh("up", "--detach", "--conf", echo_conf).stderr.decode()
-    assert generate_worker(shell)["models"] == ["tiny-llama"]
+    assert wait_for(lambda: generate_worker(shell).get("models"), "what it serves") == ["tiny-llama"]
 
 
 def test_a_conf_without_the_program_cannot_be_told_a_model(no_mesh: Shell, tmp_path: Path):
@@ -174,7 +174,9 @@ def terminal(text_mesh: Shell):
         each.close()
 
 
-def test_ctrl_c_ends_the_answer_and_what_was_said_of_it_stays(text_mesh: Shell, terminal: Callable[..., Terminal]):
+def test_ctrl_c_ends_the_answer_and_what_was_said_of_it_stays(
+    text_mesh: Shell, slow_text: Callable[[], None], terminal: Callable[..., Terminal]
+):
     screen = terminal("chat", "--max-tokens", "900", *NO_END)
     screen.until("> ")
     screen.type("half a line")
@@ -184,6 +186,7 @@ def test_ctrl_c_ends_the_answer_and_what_was_said_of_it_stays(text_mesh: Shell, 
     screen.until("hello\r\n", more=60)
     screen.type(CTRL_C)
     screen.until("(cancelled)")
+    slow_text()
     screen.until("> ")
     assert screen.process.poll() is None
     wait_for(lambda: generate_worker(text_mesh).get("in_flight") == 0, "the worker to be free")
@@ -194,7 +197,7 @@ def test_ctrl_c_ends_the_answer_and_what_was_said_of_it_stays(text_mesh: Shell, 
     assert "900 tokens generated at " in shown
     screen.until("> ")
     screen.type(CTRL_D)
-    assert screen.process.wait(30) == 0
+    assert screen.process.wait(PATIENCE_S) == 0
 
 
 def test_a_conversation_outlives_its_worker(text_mesh: Shell, terminal: Callable[..., Terminal]):
@@ -205,6 +208,7 @@ def test_a_conversation_outlives_its_worker(text_mesh: Shell, terminal: Callable
     screen.type("hello\n")
     screen.until("ended by length")
     text_mesh.supervisorctl("stop", "generate:*")
+    text_mesh.wait_ready("embed-0", "embed-1")  # The broker has heard of it.
     try:
         screen.until("> ")
         screen.type("hello again\n")
@@ -226,10 +230,11 @@ def test_at_a_terminal_a_model_cannot_steer_it(text_mesh: Shell, llama: Path, te
     assert terminal(*asked).until("ended by").startswith("\ufffd\ufffd\ufffd\r\n")
 
 
+@pytest.mark.usefixtures("slow_text")
 def test_ctrl_c_ends_the_command(text_mesh: Shell, terminal: Callable[..., Terminal]):
     screen = terminal("generate", "--max-tokens", "1900", *NO_END, "Once")
     screen.until("", more=40)
     screen.type(CTRL_C)
     assert "interrupted" in screen.until("interrupted")
-    assert screen.process.wait(30) == 130
+    assert screen.process.wait(PATIENCE_S) == 130
     wait_for(lambda: generate_worker(text_mesh).get("in_flight") == 0, "the worker to be free")

@@ -7,10 +7,12 @@ import os
 import re
 import signal
 import stat
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cli_shell import TOP, Shell, changed_conf, wait_for
+import pytest
+from cli_shell import PATIENCE_S, TOP, Shell, changed_conf, wait_for
 
 from mlx_mesh_wire.endpoints import listening
 
@@ -18,9 +20,40 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def workers(shell: Shell) -> dict[str, int]:
-    """Return the pids of the workers that are ready."""
-    return {name: worker["pid"] for name, worker in shell.workers().items() if worker["state"] == "ready"}
+pytestmark = pytest.mark.timeout(240)  # Each starts whole meshes, some of them several times.
+
+EMBED = ("embed-0", "embed-1")
+WARM_BROKER = """
+import time
+from pathlib import Path
+
+from mlx_mesh_broker.main import main
+
+Path("broker.warm").touch()
+while Path("broker.gate").exists():
+    time.sleep(0.02)
+raise SystemExit(main([]))
+"""
+"""A broker that has imported all that it needs, and begins to listen once nothing stands in its way."""
+
+ASKS = """
+import sys
+from pathlib import Path
+
+from mlx_mesh.cli import connect, main
+
+look = connect._process
+
+
+def looks():
+    Path(sys.argv[1]).unlink(missing_ok=True)
+    return look()
+
+
+connect._process = looks
+raise SystemExit(main(sys.argv[2:]))
+"""
+"""The command; when it has found no broker, and looks whether one is about to be there, it removes a file."""
 
 
 def alive(pid: int) -> bool:
@@ -36,56 +69,63 @@ def test_supervisord_alone_serves_a_user_who_never_had_a_mesh(make_shell: Callab
     shell.cwd = TOP
     started = shell.run("supervisord", "-c", "supervisord.conf")
     assert started.returncode == 0, started.stderr.decode()
-    wait_for(lambda: len(workers(shell)) == 2, "two workers")
+    before = shell.wait_ready(*EMBED)
     shell.cwd = Path("/")
     assert len(json.loads(shell.good("embed", "hello"))) == 384
     assert stat.S_IMODE(shell.run_dir.stat().st_mode) == 0o700
     assert stat.S_IMODE((shell.run_dir / "supervisor.sock").stat().st_mode) == 0o700
     assert {stat.S_IMODE(path.stat().st_mode) for path in shell.run_dir.glob("*.log")} == {0o600}
-    before = workers(shell)
     assert "workers:embed-0: started" in shell.supervisorctl("restart", "workers:embed-0")
-    wait_for(lambda: workers(shell).get("embed-0", before["embed-0"]) != before["embed-0"], "another embed-0")
-    assert workers(shell)["embed-1"] == before["embed-1"]
+    after = shell.wait_ready(*EMBED, but={before["embed-0"]})
+    assert after["embed-1"] == before["embed-1"]
     assert shell.good("down") == "the mesh is down\n"
-    assert not any(map(alive, before.values()))
+    assert not any(map(alive, {*before.values(), *after.values()}))
 
 
 def test_supervisorctl_acts_on_the_mesh_of_the_run_directory(make_shell: Callable[..., Shell], echo_conf: Path):
     shell = make_shell()
     assert shell.run("supervisord", "-c", echo_conf).returncode == 0
     wait_for(lambda: shell.supervisorctl("status").count("RUNNING") == 4, "four processes")
-    wait_for(lambda: "broker_ready" in shell.supervisorctl("tail", "broker"), "a broker that says so")
+    wait_for(lambda: "broker_ready" in shell.supervisorctl("tail", "-20000", "broker"), "a broker that says so")
     assert "workers:embed-1: stopped" in shell.supervisorctl("stop", "workers:embed-1")
-    wait_for(lambda: set(workers(shell)) == {"embed-0"}, "one worker")
+    shell.wait_ready("embed-0")
     assert "embed-1  STOPPED" in " ".join(shell.good("status").split(" ")).replace("   ", "  ")
     assert "workers:embed-1: started" in shell.supervisorctl("start", "workers:*")
-    wait_for(lambda: set(workers(shell)) == {"embed-0", "embed-1"}, "both workers")
-    before = workers(shell)
+    before = shell.wait_ready(*EMBED)
     os.kill(before["embed-0"], signal.SIGKILL)
     os.kill(before["embed-1"], signal.SIGTERM)
-    wait_for(lambda: len(workers(shell)) == 2 and not set(workers(shell).values()) & set(before.values()), "successors")
+    before = shell.wait_ready(*EMBED, but=before.values())
     epoch = json.loads(shell.good("status", "--json"))["epoch"]
     assert "broker: started" in shell.supervisorctl("restart", "broker")
-    wait_for(lambda: len(workers(shell)) == 2, "the workers at the new broker")
+    before = shell.wait_ready(*EMBED)
     assert json.loads(shell.good("status", "--json"))["epoch"] != epoch
     shell.supervisorctl("stop", "broker")
     refused = shell.bad("status")
     assert f"the mesh is up and its broker is STOPPED: look into {shell.run_dir}/broker.log, then:" in refused
     shell.supervisorctl("start", "broker")
     assert "Restarted supervisord" in shell.supervisorctl("reload")
-    wait_for(lambda: len(workers(shell)) == 2, "the mesh after a reload")
+    shell.wait_ready(*EMBED, but=before.values())
 
 
 def test_a_command_waits_for_a_broker_that_is_about_to_be_there(make_shell: Callable[..., Shell], tmp_path: Path):
     shell = make_shell()
-    conf = changed_conf(tmp_path, "command = mlx-mesh-broker", 'command = sh -c "sleep 2; exec mlx-mesh-broker"')
+    (tmp_path / "warm_broker.py").write_text(WARM_BROKER)
+    conf = changed_conf(tmp_path, "command = mlx-mesh-broker", f"command = {sys.executable} {tmp_path}/warm_broker.py")
     conf.write_text(conf.read_text().replace("--engine embed", "--engine echo"))
     shell.good("up", "--detach", "--conf", conf)
     before = json.loads(shell.good("status", "--json"))
     broker = next(process["pid"] for process in before["processes"] if process["name"] == "broker")
+    gate, warm = shell.run_dir / "broker.gate", shell.run_dir / "broker.warm"
+    gate.touch()
+    warm.unlink()
     os.kill(broker, signal.SIGKILL)
-    wait_for(lambda: not listening(f"ipc://{shell.run_dir}/frontend.sock"), "nobody to talk to")
-    assert json.loads(shell.good("status", "--json"))["epoch"] != before["epoch"]
+    # So that a command that waits for five seconds does not wait for Python to start, which may take longer.
+    wait_for(warm.exists, "a broker that is about to listen")
+    assert not listening(f"ipc://{shell.run_dir}/frontend.sock")
+    done = shell.run("python", "-c", ASKS, gate, "status", "--json")
+    assert done.returncode == 0, done.stderr.decode()
+    assert not gate.exists(), "it did not have to wait"
+    assert json.loads(done.stdout)["epoch"] != before["epoch"]
     assert shell.good("down") == "the mesh is down\n"
 
 
@@ -93,16 +133,15 @@ def test_meshes_live_side_by_side_and_each_is_up_at_most_once(make_shell: Callab
     one, two = make_shell(), make_shell()
     for shell in (one, two):
         assert "the mesh is up" in shell.good("up", "--detach", "--conf", echo_conf)
-    assert not set(workers(one).values()) & set(workers(two).values())
+    assert not set(one.wait_ready(*EMBED).values()) & set(two.wait_ready(*EMBED).values())
     assert "is up already" in one.bad("up", "--detach", "--conf", echo_conf)
     assert one.good("down") == "the mesh is down\n"
     assert one.good("down") == f"nothing is up in {one.run_dir}\n"
     assert "no broker is running" in one.bad("status")
-    assert len(workers(two)) == 2
+    two.wait_ready(*EMBED)
     one.good("up", "--detach", "--conf", echo_conf)
-    assert len(workers(one)) == 2
     assert "supervisord does not answer" not in one.good("status")
-    left = [*workers(one).values(), json.loads((one.run_dir / "broker.lock").read_text())["pid"]]
+    left = [*one.wait_ready(*EMBED).values(), json.loads((one.run_dir / "broker.lock").read_text())["pid"]]
     os.kill(int((one.run_dir / "supervisord.pid").read_text()), signal.SIGKILL)
     assert "supervisord does not answer: what ends is not started again" in one.good("status")
     for pid in left:
@@ -117,10 +156,9 @@ def test_up_in_the_foreground_shows_the_logs_and_stops_everything_on_ctrl_c(no_m
     assert any(b"the mesh is up" in line for line in lines)
     assert "workers:embed-0: started" in no_mesh.supervisorctl("restart", "workers:embed-0")
     assert any(b"embed-0 | " in line for line in lines)
-    wait_for(lambda: len(workers(no_mesh)) == 2, "both workers again")
-    pids = workers(no_mesh).values()
+    pids = no_mesh.wait_ready(*EMBED).values()
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130, stderr.decode()
     assert "embed-0: ready" in stderr.decode()
     assert not any(map(alive, pids))
@@ -180,4 +218,4 @@ def test_a_broker_started_by_hand_is_left_alone(no_mesh: Shell):
     finally:
         for process in (worker, broker):
             process.terminate()
-            process.communicate(timeout=30)
+            process.communicate(timeout=PATIENCE_S)

@@ -6,22 +6,28 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from mlx_mesh_wire.supervisor import Supervisor, full_name
-from tests.cli.cli_shell import TOP, Shell, wait_for
+from tests.cli.cli_shell import PATIENCE_S, TOP, Shell, wait_for
 
-MIXED = """
+WORKERS = ("embed-0", "embed-1", "gated-0", "plain")
+
+GATED_DRAIN_S = 80
+"""So long that nobody takes a slow machine for a worker that drains."""
+
+MIXED = f"""
 [program:gated]
 command = mlx-mesh-worker --engine gated_engine:Gated%(process_num)d --name gated-%(process_num)d
 process_name = gated-%(process_num)d
 startsecs = 0
 autorestart = unexpected
 exitcodes = 2,78
-stopwaitsecs = 40
-environment = OWN="number %(process_num)d"
+stopwaitsecs = {GATED_DRAIN_S}
+environment = OWN="number %(process_num)d",MLX_MESH_WORKER_DRAIN_S="{GATED_DRAIN_S}"
 redirect_stderr = true
 stdout_logfile = gated-%(process_num)d.log
 
@@ -44,7 +50,7 @@ class Console(Shell):
         home.mkdir()
         super().__init__(folder / "run", home)
         self.conf = folder / "supervisord.conf"
-        self.supervisor = Supervisor(self.run_dir, timeout=30)
+        self.supervisor = Supervisor(self.run_dir, timeout=PATIENCE_S)
         self.env["PYTHONPATH"] = str(Path(__file__).parent)
 
     def ctl(self, *args: object) -> str:
@@ -92,14 +98,23 @@ def make_console() -> Iterator[Callable[[], Console]]:
         return console
 
     yield make
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(Console.clean_up, made))
     for console in made:
-        console.clean_up()
         shutil.rmtree(console.conf.parent, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
-def console(make_console: Callable[[], Console]) -> Console:
+def lasting_console(make_console: Callable[[], Console]) -> Console:
     """A mesh that is up for the whole session."""
     console = make_console()
     console.good("up", "--detach", "--conf", console.conf)
     return console
+
+
+@pytest.fixture
+def console(lasting_console: Console) -> Console:
+    """That mesh, once it is whole again after whatever the test before did to it."""
+    lasting_console.wait_ready(*WORKERS)
+    lasting_console.wait_running("workers:embed-0", "workers:embed-1", "mixed:gated-0", "mixed:plain")
+    return lasting_console

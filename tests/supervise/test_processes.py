@@ -8,18 +8,23 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from mlx_mesh import Mesh
 from mlx_mesh_wire.supervisor import BAD_NAME, UNKNOWN_METHOD, Supervisor, SupervisorError
-from tests.cli.cli_shell import BIN, wait_for
-from tests.supervise.conftest import Console
+from tests.cli.cli_shell import BIN, PATIENCE_S, wait_for
+from tests.supervise.conftest import GATED_DRAIN_S, Console
 
 
 def environment(pid: int) -> dict[str, str]:
-    words = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
+    """Return the environment of a process: until it has become its program that of supervisord, empty without one."""
+    try:
+        words = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
+    except OSError:
+        return {}
     return dict(word.split("=", 1) for word in words if word)
 
 
@@ -35,13 +40,16 @@ def held(console: Console, tmp_path: Path):
     gate, answers = tmp_path / "gate", []
     gate.touch()
     with Mesh(f"ipc://{console.run_dir}/frontend.sock") as mesh:
-        mesh.ready(ops=["gated"], timeout=60)
-        call = threading.Thread(target=lambda: answers.append(mesh.call("gated", str(gate), wait_for_ready=True)))
+        mesh.ready(ops=["gated"], timeout=PATIENCE_S)
+        asked = partial(mesh.call, "gated", str(gate), wait_for_ready=True, timeout=2 * PATIENCE_S)
+        call = threading.Thread(target=lambda: answers.append(asked()))
         call.start()
-        wait_for(gate.with_suffix(".begun").exists, "it to begin")
-        yield gate
-        gate.unlink(missing_ok=True)
-        call.join(60)
+        try:
+            wait_for(gate.with_suffix(".begun").exists, "it to begin")
+            yield gate
+        finally:
+            gate.unlink(missing_ok=True)
+            call.join(PATIENCE_S)
     assert answers == [str(gate)]
 
 
@@ -83,7 +91,7 @@ def test_a_stop_wins_over_a_restart_that_waits_for_the_worker_to_drain(console: 
     with pytest.raises(SupervisorError, match="mixed:gated-0 is being stopped"):
         console.supervisor.restart("mixed:gated-0")
     held.unlink()
-    stopper.join(60)
+    stopper.join(PATIENCE_S)
     assert console.process("mixed:gated-0")["statename"] == "STOPPED"
     for name in console.states("mixed"):
         if not console.pid(f"mixed:{name}"):
@@ -94,13 +102,13 @@ def test_a_worker_that_is_to_hurry_leaves_with_work_in_hand_and_another_does_it(
     before, begun = console.pid("mixed:gated-0"), time.monotonic()
     console.supervisor.restart("mixed:gated-0", hurry=True)
     wait_for(lambda: console.pid("mixed:gated-0") not in {0, before}, "its successor")
-    assert time.monotonic() - begun < 20, "it drained instead, which takes 30 s as the gate is shut"
+    assert time.monotonic() - begun < GATED_DRAIN_S - 10, "it drained instead: the gate is shut"
 
 
 def test_a_restart_starts_what_does_not_run(console: Console):
     console.ctl("stop", "mixed:plain")
     console.supervisor.restart("mixed:plain")
-    assert console.process("mixed:plain")["statename"] == "STARTING"
+    assert console.process("mixed:plain")["statename"] in {"STARTING", "RUNNING"}  # RUNNING: a second later
     assert console.supervisor.add("mixed", "gated") == "mixed:gated-1"
     wait_for(lambda: console.process("mixed:gated-1")["statename"] == "EXITED", "it to fail: there is one gated only")
     first = console.process("mixed:gated-1")["stop"]
@@ -120,6 +128,7 @@ def test_one_more_is_as_the_file_describes_it_and_no_change_of_the_group(console
     assert console.supervisor.add("workers", stand_in=True) == "workers:embed-3"
     assert console.process("workers:embed-3")["stand_in"]
     console.wait_running(name, "workers:embed-3")
+    wait_for(lambda: "SUPERVISOR_GROUP_NAME" in environment(told["pid"]), "it to have become its program")
     shown = environment(told["pid"])
     assert (shown["OPENBLAS_NUM_THREADS"], shown["SHARED"], shown["SUPERVISOR_GROUP_NAME"]) == (
         "1",
@@ -135,7 +144,7 @@ def test_one_more_is_as_the_file_describes_it_and_no_change_of_the_group(console
     assert console.ctl("restart", "workers:*").count("started") == 4
     wait_for(lambda: catches(console.pid(name), signal.SIGUSR1), "it to have begun again")
     assert "embed-2: signalled" in console.ctl("signal", "USR1", name)
-    wait_for(lambda: "Current thread" in console.ctl("tail", name), "the stacks in its log")
+    wait_for(lambda: "Current thread" in console.ctl("tail", "-100000", name), "the stacks in its log")
     for each in (name, "workers:embed-3"):
         console.supervisor.remove(each)
         with contextlib.suppress(SupervisorError):  # It may be gone by now; if it is there still, it is no more work.
@@ -163,8 +172,8 @@ def test_a_real_change_of_the_file_makes_the_group_what_the_file_says(console: C
     assert "mixed: changed" in console.ctl("reread")
     assert "mixed: updated process group" in console.ctl("update")
     assert set(console.states("mixed")) == {"gated-0", "plain"}
-    console.wait_running("mixed:plain")  # by then the other has become its program too, and has its environment
-    assert environment(console.pid("mixed:gated-0"))["OWN"] == "changed 0"
+    console.wait_running("mixed:plain")
+    wait_for(lambda: environment(console.pid("mixed:gated-0")).get("OWN") == "changed 0", "the other's new environment")
 
 
 @pytest.mark.parametrize(

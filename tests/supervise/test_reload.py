@@ -8,9 +8,11 @@ import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
-from mlx_mesh.cli.supervise.hurry import Hurry
+import pytest
+
+from mlx_mesh.cli.supervise import hurry
 from mlx_mesh_wire.supervisor import Supervisor
-from tests.cli.cli_shell import BIN, wait_for
+from tests.cli.cli_shell import BIN, PATIENCE_S, wait_for
 
 WAYS = ((), ("-c", "supervisord.conf"), ("-csupervisord.conf",), ("--conf=supervisord.conf", "-e", "debug"))
 CONF = """
@@ -48,7 +50,7 @@ def test_a_reload_finds_the_conf_again_however_supervisord_had_found_it(tmp_path
         )
         for words, run in zip(WAYS, runs, strict=True)
     ]
-    meshes = [Supervisor(run, timeout=10) for run in runs]
+    meshes = [Supervisor(run, timeout=PATIENCE_S) for run in runs]
     try:
         for mesh in meshes:
             wait_for(lambda mesh=mesh: names(mesh) == ["sleeper-0"], "it to be up")
@@ -62,15 +64,17 @@ def test_a_reload_finds_the_conf_again_however_supervisord_had_found_it(tmp_path
         for each in started:
             each.terminate()
         for each in started:
-            each.wait(30)
+            each.wait(PATIENCE_S)
 
 
-def test_a_signal_that_the_kernel_refuses_to_send_again_does_no_harm():
+def test_a_signal_that_the_kernel_refuses_to_send_again_does_no_harm(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(hurry, "TIMES", 4)
     process = SimpleNamespace(pid=os.getpid(), killing=True, config=SimpleNamespace(stopsignal=9999))
-    hurry = Hurry()
+    found = hurry.Hurry()
     before = signal.getsignal(signal.SIGALRM)
     try:
-        hurry.add(process)
-        wait_for(lambda: not hurry._told, "it to have been told often enough")
+        found.add(process)
+        wait_for(lambda: not found._told, "it to have been told often enough")
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)

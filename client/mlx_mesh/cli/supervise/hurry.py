@@ -14,8 +14,9 @@ from typing import Any, Final
 PAUSE_S: Final = 0.15
 """A worker that computes looks at its signals within milliseconds; one that cannot will not heed a second either."""
 
-TIMES: Final = 4
-"""In case the first two were one nevertheless. Afterwards supervisord's SIGKILL is waited for."""
+TIMES: Final = 40
+"""Six seconds long, in case the first ones were one nevertheless: to a process that the machine had no time for. What
+comes after the second changes nothing. Afterwards supervisord's SIGKILL is waited for."""
 
 
 class Hurry:
