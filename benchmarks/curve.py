@@ -75,7 +75,8 @@ def start(group: Group) -> tuple[Path, dict[str, str]]:
     group.env["MLX_MESH_KEYS_DIR"] = str(directory)
     for args in (["init"], ["add-client", "bench"]):
         subprocess.run([BIN / "mlx-mesh", "keys", *args], env=group.env, check=True, capture_output=True)
-    bare, keyed = free_port(), free_port()
+    bare = free_port()
+    keyed = until(lambda: {free_port()} - {bare}, "another free port").pop()
     # An interface given by its name counts as one beyond loopback, and so needs keys.
     loopback = "lo0" if sys.platform == "darwin" else "lo"
     listen = f"tcp://127.0.0.1:{bare},tcp://{loopback}:{keyed}"

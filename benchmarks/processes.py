@@ -19,7 +19,7 @@ import psutil
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
-PATIENCE_S = 60.0
+PATIENCE_S = 90.0
 STOP_WITHIN_S = 10.0
 
 Process = subprocess.Popen[bytes]

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Self
 from benchmarks.embed.texts import texts
 from benchmarks.machine import nats_server
 from benchmarks.node.tools import CLIENT, Tools
-from benchmarks.processes import ROOT, STOP_WITHIN_S, Conversation, Group, Process, cpu_s, free_port, listens, until
+from benchmarks.processes import PATIENCE_S, ROOT, Conversation, Group, Process, cpu_s, free_port, listens, until
 
 BENCH = CLIENT / "bench"
 WORKERS = 2
@@ -148,7 +148,7 @@ class Contest:
         )
         try:
             yield Conversation(process)
-            process.communicate(timeout=STOP_WITHIN_S)  # The end of its input is what it leaves at.
+            process.communicate(timeout=PATIENCE_S)  # The end of its input is what it leaves at.
         finally:
             if process.poll() is None:
                 process.kill()

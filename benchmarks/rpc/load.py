@@ -21,6 +21,9 @@ IN_FLIGHT = 64
 WARM_CALLS = 300
 """Enough for connections, caches and specialised bytecode to settle."""
 
+LEAST = 16 * IN_FLIGHT
+"""Calls that are made however long they take: the kernel tells CPU time in hundredths of a second."""
+
 
 class Clock:
     """Times an interval: seconds passed, and CPU seconds of the client and of the process in the middle."""
@@ -54,9 +57,9 @@ async def asyncio_load(kind: str, address: str, middle_pid: int, seconds: float)
 
 
 async def _one_in_flight(call: Call, seconds: float) -> list[float]:
-    latencies = []
+    latencies: list[float] = []
     end = time.perf_counter() + seconds
-    while (began := time.perf_counter()) < end:
+    while (began := time.perf_counter()) < end or not latencies:
         await call(PAYLOAD)
         latencies.append((time.perf_counter() - began) * 1e6)
     return latencies
@@ -69,7 +72,7 @@ async def _many_in_flight(calls: list[Call], middle_pid: int, seconds: float) ->
 
     async def caller(call: Call) -> None:
         nonlocal done
-        while time.perf_counter() < end:
+        while time.perf_counter() < end or done < LEAST:
             assert len(await call(PAYLOAD)) == len(PAYLOAD)
             done += 1
 
@@ -85,9 +88,9 @@ def raw_load(kind: str, address: str, middle_pid: int, seconds: float) -> dict[s
         for _ in range(WARM_CALLS):
             client.send()
             client.receive()
-        latencies = []
+        latencies: list[float] = []
         end = time.perf_counter() + seconds
-        while (began := time.perf_counter()) < end:
+        while (began := time.perf_counter()) < end or not latencies:
             client.send()
             client.receive()
             latencies.append((time.perf_counter() - began) * 1e6)
@@ -96,7 +99,7 @@ def raw_load(kind: str, address: str, middle_pid: int, seconds: float) -> dict[s
         for _ in range(IN_FLIGHT):
             client.send()
         done = 0
-        while time.perf_counter() < end:
+        while time.perf_counter() < end or done < LEAST:
             client.receive()
             client.send()
             done += 1
@@ -115,9 +118,9 @@ def gevent_load(kind: str, address: str, middle_pid: int, seconds: float) -> dic
     call: Callable[[bytes], bytes] = client.echo
     for _ in range(WARM_CALLS):
         assert call(PAYLOAD) == PAYLOAD
-    latencies = []
+    latencies: list[float] = []
     end = time.perf_counter() + seconds
-    while (began := time.perf_counter()) < end:
+    while (began := time.perf_counter()) < end or not latencies:
         call(PAYLOAD)
         latencies.append((time.perf_counter() - began) * 1e6)
     done = 0
@@ -126,7 +129,7 @@ def gevent_load(kind: str, address: str, middle_pid: int, seconds: float) -> dic
 
     def caller() -> None:
         nonlocal done
-        while time.perf_counter() < end:
+        while time.perf_counter() < end or done < LEAST:
             call(PAYLOAD)
             done += 1
 

@@ -222,18 +222,18 @@ def test_events_of_the_server_become_pieces() -> None:
 
 def test_leaving_the_server_closes_the_connection() -> None:
     async def leave() -> None:
-        left = asyncio.Event()
+        begun, left = asyncio.Event(), asyncio.Event()
 
         async def read(port: int) -> None:
             async for _ in ServerSource(str(port)).pieces("prompt", 2):
-                pass
+                begun.set()
 
         async with http_server(EVENTS, left) as port:
             task = asyncio.create_task(read(port))
-            await asyncio.sleep(0.05)
+            await asyncio.wait_for(begun.wait(), 60)
             assert not left.is_set()
             task.cancel()
-            await asyncio.wait_for(left.wait(), 5)
+            await asyncio.wait_for(left.wait(), 60)
 
     asyncio.run(leave())
 

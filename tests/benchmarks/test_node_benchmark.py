@@ -92,7 +92,8 @@ def test_the_client_process_measures_what_it_is_asked_to() -> None:
                 assert 0 < found["p50"] <= found["p95"] <= found["p99"]
                 assert found["count"] >= callers
                 assert found["client_cpu_us"] > 0
-                assert found["calls_per_s"] > 1
+                # Every caller calls all the time, and half of the calls take p50 or longer.
+                assert 0 < found["calls_per_s"] <= 2 * callers * 1e6 / found["p50"]
 
 
 @needs_node
@@ -106,6 +107,6 @@ def test_echo_and_embed_are_measured_through_real_meshes() -> None:
         assert 2 == len(here.skipped)
         echo, embedded = here.echo(MESH, 0.3), here.embed(0.3)
     assert 0 < echo["p50_1"] <= echo["p95_1"] <= echo["p99_1"]
-    assert echo["calls_per_s"] > 100
+    assert 0 < echo["calls_per_s"] <= 2 * contest.IN_FLIGHT * 1e6 / echo["p50_64"]
     assert echo["service_cpu_us"] > 0
     assert 0 < embedded["p50"] <= embedded["p95"]
