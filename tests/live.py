@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 BIN = Path(sys.executable).parent
 LOG_LINES = 40
@@ -21,11 +24,18 @@ LOG_LINES = 40
 PATIENCE_S = 30.0
 """Generous: these machines are small, shared and noisy."""
 
+WAITS_S = (0.3, 1.0, 4.0, 16.0)
+"""Deadlines to try in turn where something has to come about before one passes: a fast machine waits for the first."""
+
+PATIENT = ("--suspect-s", "60", "--lost-s", "60", "--lost-remote-s", "60")
+"""Flags of a broker that judges nobody by their silence: a test that speaks for a worker may be held up for seconds."""
+
 
 def until(condition: Callable[[], Any], what: str = "condition", seconds: float = PATIENCE_S) -> Any:
-    """Return the first true result of a condition that is polled."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
+    """Return the first true result of a condition that is polled, once more when the time is up."""
+    end, over = time.monotonic() + seconds, False
+    while not over:
+        over = time.monotonic() >= end
         found = condition()
         if found:
             return found
@@ -33,8 +43,28 @@ def until(condition: Callable[[], Any], what: str = "condition", seconds: float 
     raise AssertionError(f"{what} did not come true within {seconds} s")
 
 
+def free_ports(count: int) -> list[int]:
+    """Return ports of loopback that nobody has, each another one."""
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
+
+
 Process = subprocess.Popen[bytes]
 Env = dict[str, str]
+
+
+@contextmanager
+def standing_still(process: Process) -> Iterator[None]:
+    """Stop a process for the length of a block: it sees all that is done there at once, or nothing yet."""
+    process.send_signal(signal.SIGSTOP)
+    try:
+        until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED, "the process to stand still")
+        yield
+    finally:
+        process.send_signal(signal.SIGCONT)
 
 
 class LiveMesh:
