@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from mlx_mesh import Mesh
-from tests.live import LiveMesh, Process, live_mesh
+from tests.live import PATIENT, LiveMesh, Process, live_mesh
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +18,7 @@ def mesh() -> Iterator[LiveMesh]:
 
 @pytest.fixture(scope="module")
 def broker(mesh: LiveMesh) -> Process:
-    return mesh.broker("--metrics-port", "0")
+    return mesh.broker("--metrics-port", "0", *PATIENT)
 
 
 @pytest.fixture(scope="module")

@@ -19,14 +19,14 @@ from mlx_mesh_wire import decode_header, messages, pack_body, unpack_body
 from mlx_mesh_wire.host import machine_id
 from tests.broker.dealer import Dealer, dealer
 from tests.core.guard_words import CALM
-from tests.live import LiveMesh, until
+from tests.live import PATIENCE_S, LiveMesh, until
 
 
 @pytest.fixture
 def operator(mesh: LiveMesh, bystander: Mesh) -> Iterator[Dealer]:
     with dealer(mesh, "control") as made:
         yield made
-    assert bystander.call("echo", "undisturbed", timeout=5.0) == "undisturbed"
+    assert bystander.call("echo", "undisturbed", timeout=PATIENCE_S) == "undisturbed"
 
 
 def command(operator: Dealer, name: str, args: Any = None) -> Any:
@@ -165,9 +165,9 @@ def test_a_guard_is_told_of_the_workers_and_its_word_holds_for_a_while(
     assert 0 <= status["guard"]["age_s"] < 10
     with pytest.raises(DeadlineExceededError):
         bystander.call("echo", 1, lane="bulk", timeout=0.3)
-    assert 2 == bystander.call("echo", 2, lane="standard", timeout=5.0)
+    assert 2 == bystander.call("echo", 2, lane="standard", timeout=PATIENCE_S)
     command(operator, "guard", {"report": CALM.as_map(), "pause": ""})
-    assert 3 == bystander.call("echo", 3, lane="bulk", timeout=5.0)
+    assert 3 == bystander.call("echo", 3, lane="bulk", timeout=PATIENCE_S)
 
 
 def test_memory_is_asked_of_local_workers_by_name(mesh: LiveMesh, operator: Dealer) -> None:
@@ -184,9 +184,7 @@ def test_memory_is_asked_of_local_workers_by_name(mesh: LiveMesh, operator: Deal
         (drained,) = command(operator, "drain", {"name": "near", "by": "guard"})
         assert ("draining", "guard") == (drained["state"], drained["drained_by"])
         for each in (near, far):
-            each.say(messages.Bye(""))
-            each.say(messages.Ping(1))
-            each.take(messages.Reset)
+            each.leave()
 
 
 CONNECT = """
@@ -227,7 +225,7 @@ def watcher(mesh: LiveMesh, bystander: Mesh) -> Iterator[zmq.Socket[bytes]]:
         yield socket
 
 
-def records(watcher: zmq.Socket[bytes], wait_ms: int = 300) -> list[tuple[bytes, int, list[dict[str, Any]]]]:
+def records(watcher: zmq.Socket[bytes], wait_ms: int) -> list[tuple[bytes, int, list[dict[str, Any]]]]:
     found = []
     while watcher.poll(wait_ms):
         topic, header, *frames = watcher.recv_multipart()
@@ -241,14 +239,19 @@ def records(watcher: zmq.Socket[bytes], wait_ms: int = 300) -> list[tuple[bytes,
 def test_watchers_get_a_record_of_each_request_in_batches(watcher: zmq.Socket[bytes], bystander: Mesh) -> None:
     watcher.subscribe(b"requests")
 
-    def heard() -> list[Any]:
+    def told_of_lane(lane: int) -> bool:
+        return any(record["lane"] == lane for _, _, each in records(watcher, 20) for record in each)
+
+    def heard() -> bool:
         bystander.call("echo", "are you there")
-        return records(watcher, 20)
+        return told_of_lane(1)
 
     until(heard, "the subscription")
-    records(watcher)
-    for number in range(40):
-        bystander.call("echo", "x" * number, lane="bulk")
+    bystander.call("echo", "the last one of before", lane="interactive")
+    until(lambda: told_of_lane(0), "the records of before")
+    # All at once, so that not each of them has a batch of its own, however slow the machine is.
+    calls = [bystander.stream("echo", [], lane="bulk") for _ in range(40)]
+    assert [[]] * 40 == [list(call) for call in calls]
     got: list[Any] = []
     until(lambda: got.extend(records(watcher, 20)) or sum(count for _, count, _ in got) >= 40, "the records")
     assert {b"requests"} == {topic for topic, _, _ in got}
@@ -267,6 +270,6 @@ def test_nothing_is_recorded_for_nobody_and_a_watcher_that_does_not_read_holds_u
     watcher.set(zmq.RCVHWM, 1)
     watcher.subscribe(b"requests")
     for number in range(300):
-        assert bystander.call("echo", number, timeout=2.0) == number
+        assert bystander.call("echo", number, timeout=PATIENCE_S) == number
     watcher.unsubscribe(b"requests")
-    assert bystander.call("echo", 1, timeout=2.0) == 1
+    assert bystander.call("echo", 1, timeout=PATIENCE_S) == 1

@@ -13,7 +13,7 @@ import pytest
 
 from mlx_mesh import Mesh
 from mlx_mesh_broker.lockfile import AlreadyRunningError, RunDirLock
-from tests.live import LiveMesh, live_mesh, until
+from tests.live import LiveMesh, live_mesh, standing_still, until
 
 FRONTEND, BACKEND = "frontend.sock", "backend.sock"
 
@@ -54,9 +54,10 @@ def test_a_path_that_another_program_took_is_taken_back(own: LiveMesh) -> None:
     path = own.dir / FRONTEND
     with Mesh(own.endpoint) as old, socket.socket(socket.AF_UNIX) as thief:
         old.ready(["echo"])
-        path.unlink()
-        thief.bind(str(path))
+        aside = path.with_suffix(".aside")
+        thief.bind(str(aside))
         thief.listen()
+        aside.rename(path)  # At once: had the broker seen that its file is gone, it would have made another.
         bound_anew(own, 1)
         with Mesh(own.endpoint) as new:
             assert [1, 2] == [old.call("echo", 1), new.call("echo", 2)]
@@ -66,8 +67,9 @@ def test_what_cannot_be_bound_anew_is_told_once_and_tried_again(own: LiveMesh) -
     process = own.broker()
     path = own.dir / FRONTEND
     until(lambda: "broker_ready" in own.log("broker"), "the broker")
-    path.unlink()
-    path.mkdir()
+    with standing_still(process):
+        path.unlink()
+        path.mkdir()
     until(lambda: "done=nothing" in own.log("broker"), "a word of what is in the way")
     path.rmdir()
     bound_anew(own, 1)
@@ -78,9 +80,10 @@ def test_what_cannot_be_bound_anew_is_told_once_and_tried_again(own: LiveMesh) -
 def test_a_run_directory_that_is_another_brokers_now_is_left_alone(own: LiveMesh, tmp_path: Path) -> None:
     first = own.broker()
     until(lambda: "broker_ready" in own.log("broker"), "the broker")
-    for each in (FRONTEND, "broker.lock"):
-        (own.dir / each).unlink()
-    lock = RunDirLock(own.dir)
+    with standing_still(first):
+        for each in (FRONTEND, "broker.lock"):
+            (own.dir / each).unlink()
+        lock = RunDirLock(own.dir)
     try:
         until(lambda: "the run directory is another broker's" in own.log("broker"), "a word of it")
         assert not (own.dir / FRONTEND).exists()
@@ -93,9 +96,10 @@ def test_a_run_directory_that_is_another_brokers_now_is_left_alone(own: LiveMesh
 def test_a_broker_that_stops_leaves_the_files_of_the_one_that_has_its_directory_now(own: LiveMesh) -> None:
     first = own.broker()
     until(lambda: "broker_ready" in own.log("broker"), "the broker")
-    for each in (FRONTEND, "broker.lock"):
-        (own.dir / each).unlink()
-    lock = RunDirLock(own.dir)
+    with standing_still(first):
+        for each in (FRONTEND, "broker.lock"):
+            (own.dir / each).unlink()
+        lock = RunDirLock(own.dir)
     try:
         (own.dir / FRONTEND).touch()
         first.terminate()
@@ -109,8 +113,9 @@ def test_a_further_path_where_somebody_else_is_now_is_theirs(own: LiveMesh, tmp_
     path = tmp_path / "e.sock"
     own.broker("--listen", f"ipc://{path}")
     until(lambda: "broker_ready" in own.log("broker"), "the broker")
-    path.unlink()
-    path.touch()
+    other = path.with_suffix(".other")
+    other.touch()
+    other.rename(path)
     until(lambda: "may be another's by right" in own.log("broker"), "a word of it")
     path.unlink()
     bound_anew(own, 1)

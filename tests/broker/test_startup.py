@@ -14,7 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from mlx_mesh import Mesh, NoWorkerError
-from tests.live import PATIENCE_S, LiveMesh, Process, live_mesh, until
+from tests.live import PATIENCE_S, LiveMesh, Process, free_ports, live_mesh, until
+
+HELD_UP = "broker_was_held_up"
+"""What a broker logs of a busy machine, at any time."""
 
 
 @pytest.fixture
@@ -28,12 +31,6 @@ def started(mesh: LiveMesh, *args: str) -> Process:
     process = mesh.broker(*args)
     until(lambda: mesh.log("broker").count("broker_ready") > before, "the broker to be ready")
     return process
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def test_a_second_broker_on_a_run_directory_exits_3_and_names_the_first(own: LiveMesh) -> None:
@@ -56,7 +53,9 @@ def test_the_lock_of_a_process_that_is_gone_is_taken_over(own: LiveMesh, left: s
 
 
 def test_a_broker_that_was_killed_leaves_nothing_that_keeps_the_next_from_starting(own: LiveMesh) -> None:
-    started(own).kill()
+    first = started(own)
+    first.kill()
+    first.wait()
     process = started(own)
     own.worker()
     with Mesh(own.endpoint) as client:
@@ -72,7 +71,7 @@ def test_after_a_broker_that_was_killed_a_new_client_waits_for_the_worker_to_com
     worker.send_signal(signal.SIGSTOP)  # It comes back after the client, however busy the machine is.
     broker.kill()
     broker.wait()
-    second = started(own)
+    second = started(own, "--rejoin-s", "60")
     with Mesh(own.endpoint) as client, ThreadPoolExecutor() as pool:
         answer = pool.submit(client.call, "echo", 7, timeout=60)
         until(lambda: client.status()["counters"]["outstanding"], "a request that waits")
@@ -139,7 +138,7 @@ def test_what_would_open_the_mesh_to_others_or_is_no_endpoint_is_refused(
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]"])
 def test_loopback_endpoints_serve_clients_and_workers(own: LiveMesh, host: str) -> None:
-    front, back = f"tcp://{host}:{free_port()}", f"tcp://{host}:{free_port()}"
+    front, back = (f"tcp://{host}:{port}" for port in free_ports(2))
     started(own, "--listen", front, "--listen-workers", back)
     own.worker("echo", "w", "--broker", back)
     with Mesh(front) as client, Mesh(own.endpoint) as other:
@@ -194,7 +193,7 @@ def test_a_broker_that_is_told_to_stop_does_so_at_once_and_removes_its_sockets(
         began = time.monotonic()
         process.send_signal(number)
         assert process.wait(PATIENCE_S) == 0
-        assert time.monotonic() - began < 4.0  # generous: the machine may be busy
+        assert time.monotonic() - began < 10.0  # generous: the machine may be busy
     assert [] == list(own.dir.glob("*.sock"))
     assert (own.dir / "broker.lock").read_text() == ""
     assert "broker_stopped" in own.log("broker").splitlines()[-1]
@@ -206,7 +205,7 @@ def test_log_lines_are_for_people_or_for_machines(own: LiveMesh) -> None:
     process = own.start("mlx-mesh-broker", "--log-format", "json", "--log-level", "info", log="json")
     until(lambda: "broker_ready" in own.log("json"))
     own.stop([process])
-    lines = [json.loads(line) for line in own.log("json").splitlines()]
+    lines = [json.loads(line) for line in own.log("json").splitlines() if HELD_UP not in line]
     assert ["broker_ready", "broker_stopped"] == [line["event"] for line in lines]
     assert process.pid == lines[0]["pid"]
     assert {"time", "level", "event"} <= lines[1].keys()
@@ -218,7 +217,7 @@ def test_a_log_level_leaves_out_what_is_below_it(own: LiveMesh) -> None:
     with Mesh(own.endpoint) as client:
         client.status()
     own.stop([process])
-    assert own.log("broker") == ""
+    assert [] == [line for line in own.log("broker").splitlines() if HELD_UP not in line]
 
 
 def test_settings_come_from_the_file_then_the_environment_then_flags(own: LiveMesh) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -12,8 +14,9 @@ import pytest
 
 from mlx_mesh import AsyncMesh, Mesh
 from mlx_mesh_wire import messages, unpack_body
+from mlx_mesh_wire.host import machine_id
 from tests.broker.dealer import dealer
-from tests.live import LiveMesh, Process, live_mesh, until
+from tests.live import PATIENT, LiveMesh, Process, live_mesh, until
 
 ENGINE = """
 import os, time
@@ -52,11 +55,13 @@ def states(client: Mesh) -> dict[str, str]:
 async def _load(mesh: LiveMesh, victim: Process, calls: int) -> tuple[list[Any], float, float]:
     """Make calls all the time, kill a worker in the middle; return answers, longest wait, and time to recover."""
     finished: list[tuple[float, float]] = []
+    served: set[int] = set()
 
     async def one(client: AsyncMesh, value: int) -> Any:
         began = time.monotonic()
         answer = await client.call("work", value, timeout=30.0)
         finished.append((began, time.monotonic()))
+        served.add(answer[1])
         return answer
 
     async with AsyncMesh(mesh.endpoint) as client:
@@ -66,10 +71,15 @@ async def _load(mesh: LiveMesh, victim: Process, calls: int) -> tuple[list[Any],
 
         async def gated(value: int) -> Any:
             async with gate:
-                if value == calls // 2:
-                    victim.kill()
-                    killed.set_result(time.monotonic())
-                return await one(client, value)
+                if value != calls // 2:
+                    return await one(client, value)
+                while victim.pid not in served:  # noqa: ASYNC110  some call or other tells
+                    await asyncio.sleep(0.01)
+                call = asyncio.ensure_future(one(client, value))
+                await asyncio.sleep(0)  # It is under way, so at least one call is, whatever the others do.
+                victim.kill()
+                killed.set_result(time.monotonic())
+                return await call
 
         answers = await asyncio.gather(*(gated(value) for value in range(calls)))
         at = killed.result()
@@ -81,7 +91,7 @@ async def _load(mesh: LiveMesh, victim: Process, calls: int) -> tuple[list[Any],
 def test_sigkill_of_a_local_worker_under_load_fails_no_call_and_its_work_runs_elsewhere_at_once(
     own: LiveMesh, record_property: Any
 ) -> None:
-    own.broker()
+    own.broker("--suspect-s", "20", "--lost-s", "30")  # so that silence alone would take far longer to tell
     workers = [own.worker("mine:Work", f"w{number}") for number in range(3)]
     with Mesh(own.endpoint) as client:
         until(lambda: list(states(client).values()) == ["ready"] * 3, "three workers")
@@ -92,22 +102,22 @@ def test_sigkill_of_a_local_worker_under_load_fails_no_call_and_its_work_runs_el
     record_property("recovered_s", round(recovered_s, 4))
     print(f"calls outstanding at SIGKILL answered within {recovered_s:.3f} s; longest call {longest_s:.3f} s")
     assert counters["workers_lost"] == 1
-    assert recovered_s < 2.0
+    assert recovered_s < 10.0
 
 
 @pytest.mark.slow
 def test_a_worker_that_is_stopped_becomes_suspect_its_work_moves_and_it_may_come_back(own: LiveMesh) -> None:
-    own.broker("--beat-s", "0.1", "--suspect-s", "0.3", "--lost-s", "1")
+    # The other worker may be held up as well: for almost as long as the silence that is borne.
+    own.broker("--beat-s", "0.1", "--suspect-s", "0.5", "--lost-s", "3.5")
     stuck = own.worker("mine:Slow", "a")
     with Mesh(own.endpoint) as client:
         client.ready(["slow"])
         other = own.worker("mine:Slow", "b")
         until(lambda: len(states(client)) == 2, "the second worker")
         stuck.send_signal(signal.SIGSTOP)
-        seen: set[str] = set()
         # Requests go to the idle ones in turn, so one of two lands on the stopped worker and has to move.
         streams = [client.stream("slow", number, timeout=30.0, at_most_once=False) for number in range(2)]
-        until(lambda: seen.add(states(client).get("a", "lost")) or "suspect" in seen, "the suspicion")
+        until(lambda: re.search(r"worker_suspect .*worker=a\b", own.log("broker")), "the suspicion")
         for each in streams:
             assert list(each) == []
             assert each.result == other.pid
@@ -120,13 +130,13 @@ def test_a_worker_that_is_stopped_becomes_suspect_its_work_moves_and_it_may_come
 
 @pytest.mark.slow
 def test_a_worker_that_falls_silent_is_lost_and_its_late_answer_reaches_nobody(own: LiveMesh) -> None:
-    own.broker("--beat-s", "0.1", "--suspect-s", "0.2", "--lost-remote-s", "0.5")
+    own.broker("--beat-s", "0.1", "--suspect-s", "0.2", "--lost-remote-s", "0.5", "--lost-s", "60")
     with dealer(own, "backend") as silent, dealer(own) as client, dealer(own, "backend") as other:
         client.hello()
-        silent.ready(ops=["x"], name="silent")
-        request = client.request("x", "value")
+        request = client.request("x", "value", flags=messages.Flag.WAIT_FOR_READY)
+        silent.ready(ops=["x"], name="silent")  # It gets the job with its WELCOME, before it can have been too silent.
         job = silent.take(messages.Job)[0]
-        other.ready(ops=["x"], name="other")
+        other.ready(ops=["x"], name="other", machine=machine_id())  # Its own silence is borne for a minute.
 
         def moved() -> bool:
             other.say(messages.Beat(1, 0, False, [], [], {}, {}))
@@ -146,7 +156,7 @@ def test_a_worker_that_falls_silent_is_lost_and_its_late_answer_reaches_nobody(o
 
 @pytest.mark.slow
 def test_a_worker_that_beats_without_progress_is_stalled_and_its_work_moves(own: LiveMesh) -> None:
-    own.broker("--beat-s", "0.1", "--stall-s", "0.5")
+    own.broker("--beat-s", "0.1", "--stall-s", "0.5", "--deaths-max", "10", *PATIENT)
     with dealer(own, "backend") as stuck, dealer(own, "backend") as other, dealer(own) as client:
         client.hello()
         stuck.ready(ops=["x"], name="stuck")
@@ -154,21 +164,27 @@ def test_a_worker_that_beats_without_progress_is_stalled_and_its_work_moves(own:
         job = stuck.take(messages.Job)[0]
         other.ready(ops=["x"], name="other")
 
-        def moved() -> bool:
-            for each in (stuck, other):
-                each.say(messages.Beat(7, 1, False, [], [], {}, {}))
-            other.pump(20)
-            return any(isinstance(message, messages.Job) for message, _ in other.seen)
+        progress = itertools.count()
 
-        until(moved, "the job to move")
+        def answered() -> bool:
+            stuck.say(messages.Beat(7, 1, False, [], [], {}, {}))
+            other.say(messages.Beat(next(progress), 1, False, [], [], {}, {}))
+            other.pump(20)
+            # More than one if this test is held up, since the other one is then thought to be stuck as well.
+            for moved in (message for message, _ in other.seen if isinstance(message, messages.Job)):
+                other.say(messages.Final(moved.job_id, moved.attempt, 0, 0, 0), b"\x02")
+            client.pump()
+            return any(isinstance(message, messages.Final) for message, _ in client.seen)
+
+        until(answered, "the job to move")
         assert stuck.take(messages.Cancel, of=job.job_id)
-        other.say(messages.Final(other.take(messages.Job)[0].job_id, 2, 0, 0, 0), b"\x02")
+        assert any(isinstance(message, messages.Job) for message, _ in other.seen)
         assert client.answer(request) == 2
 
 
 @pytest.mark.slow
 def test_a_job_that_a_worker_gives_back_runs_elsewhere_and_counts_no_death(own: LiveMesh) -> None:
-    own.broker()
+    own.broker(*PATIENT)
     with dealer(own, "backend") as first, dealer(own, "backend") as second, dealer(own) as client:
         client.hello()
         first.ready(ops=["x"], name="first")
