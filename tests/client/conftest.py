@@ -7,7 +7,10 @@ from collections.abc import Iterator
 import pytest
 
 from mlx_mesh import Mesh
-from tests.live import LiveMesh, live_mesh
+from tests.live import PATIENT, LiveMesh, live_mesh
+
+CREDIT_S = 90
+"""How long the broker of a module waits for a reader: longer than a test waits for a worker to stop."""
 
 ENGINE = """
 import os, struct, time
@@ -46,7 +49,8 @@ class Ticker(Engine):
         return out
 
 class Vectors(BatchEngine):
-    '''embed: the length of a text, three times. order: the values in the order in which they are computed.'''
+    '''embed: the length of a text, three times. order: the values in the order in which they are computed; ``hold``
+    takes until there is a file ``go``.'''
     ops = ("embed", "order", "fail")
     models = ("small", "large")
     slots = 1
@@ -64,6 +68,8 @@ class Vectors(BatchEngine):
         if value == "raise":
             raise RuntimeError("as asked")
         say("ran", value)
+        while value == "hold" and not os.path.exists("go"):
+            time.sleep(0.005)
         time.sleep(value if isinstance(value, float) else 0.03)
         say("done", value)
         return [value]
@@ -74,7 +80,7 @@ class Vectors(BatchEngine):
 def live() -> Iterator[LiveMesh]:
     with live_mesh() as mesh:
         mesh.engine(ENGINE)
-        mesh.broker("--queue-max-requests", "40")
+        mesh.broker("--queue-max-requests", "40", "--credit-s", str(CREDIT_S), *PATIENT)
         mesh.worker("echo", "echo")
         mesh.worker("mine:Ticker", "ticker")
         mesh.worker("mine:Vectors", "vectors")

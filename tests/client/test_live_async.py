@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -20,7 +21,8 @@ from mlx_mesh import (
 )
 from mlx_mesh_wire import messages
 from tests.broker.dealer import dealer
-from tests.live import PATIENCE_S, LiveMesh
+from tests.client.conftest import CREDIT_S
+from tests.live import PATIENCE_S, WAITS_S, LiveMesh
 
 
 def said(live: LiveMesh) -> list[str]:
@@ -98,8 +100,12 @@ def test_cancelling_a_task_stops_the_worker(live: LiveMesh) -> None:
 
 def test_a_timeout_around_a_call_stops_the_worker(live: LiveMesh) -> None:
     async def body(mesh: AsyncMesh) -> None:
+        async def end_once_it_began(outer: asyncio.Timeout) -> None:
+            await until(lambda: "begin outer-timeout" in said(live), "the job to begin")
+            outer.reschedule(asyncio.get_running_loop().time())
+
         with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.2):
+            async with asyncio.timeout(None) as outer, task(end_once_it_began(outer)):
                 await mesh.call("hang", "outer-timeout")
         await until(lambda: "cancel outer-timeout" in said(live), "the worker to stop")
 
@@ -119,8 +125,8 @@ def test_leaving_an_iterator_stops_the_worker(live: LiveMesh) -> None:
                 break
         gc.collect()
         await until(lambda: "cancel dropped" in said(live), "the worker to stop")
-        # Not by the broker, which ends a stream that nobody reads after ten seconds.
-        assert asyncio.get_running_loop().time() - began < 8.0
+        # Not by the broker, which ends a stream that nobody reads.
+        assert asyncio.get_running_loop().time() - began < CREDIT_S - 5.0
 
     run(live, body)
 
@@ -142,13 +148,13 @@ def test_an_answer_that_is_garbage_is_a_protocol_error_for_its_call_only(live: L
 
             serving = loop.run_in_executor(None, serve)
             with pytest.raises(ProtocolError, match="body is not valid"):
-                await mesh.call("garbage", 1, timeout=10.0)
-            stream = mesh.stream("garbage", 1, timeout=10.0)
+                await mesh.call("garbage", 1, timeout=PATIENCE_S)
+            stream = mesh.stream("garbage", 1, timeout=PATIENCE_S)
             assert await anext(stream) == "a"
             with pytest.raises(ProtocolError, match="body is not valid"):
                 await anext(stream)
             await serving
-            worker.say(messages.Bye(""))
+            await loop.run_in_executor(None, worker.leave)
         assert await mesh.call("echo", 1) == 1
 
     run(live, body)
@@ -171,9 +177,14 @@ def test_deadlines_are_typed_and_on_time(live: LiveMesh) -> None:
             *(mesh.call("hang", "x", timeout=timeout) for timeout in (0.5, 0.1, 0.3)), return_exceptions=True
         )
         assert [DeadlineExceededError] * 3 == [type(each) for each in late]
-        assert 0.5 <= loop.time() - began < 3.0
-        with pytest.raises(NoWorkerError, match="nope"):
-            await mesh.ready(["nope"], timeout=0.1)
+        assert 0.5 <= loop.time() - began < 20.0
+        for timeout in WAITS_S:
+            with pytest.raises((NoWorkerError, DeadlineExceededError)) as caught:
+                await mesh.ready(["nope"], timeout=timeout)
+            if isinstance(caught.value, NoWorkerError):  # Otherwise not even the status came in time.
+                break
+        assert isinstance(caught.value, NoWorkerError)
+        assert "nope" in caught.value.message
         with pytest.raises(InvalidRequestError, match="ops"):
             await mesh.ready(3)  # type: ignore[arg-type]
 
@@ -214,19 +225,20 @@ def test_one_that_was_never_used_can_be_closed(live: LiveMesh) -> None:
 
 def test_the_loop_goes_on_while_answers_flood_in(live: LiveMesh) -> None:
     async def body(mesh: AsyncMesh) -> None:
-        longest = 0.0
+        longest, longest_computed = 0.0, 0.0
 
         async def heartbeat() -> None:
-            nonlocal longest
-            loop = asyncio.get_running_loop()
+            nonlocal longest, longest_computed
             while True:
-                before = loop.time()
+                before, computed = time.monotonic(), time.thread_time()
                 await asyncio.sleep(0.005)
-                longest = max(longest, loop.time() - before)
+                longest = max(longest, time.monotonic() - before)
+                longest_computed = max(longest_computed, time.thread_time() - computed)
 
         async with task(heartbeat()):
             for _ in range(5):
                 assert 5000 == len([None async for _ in mesh.stream("echo", list(range(5000)), window=1024)])
-        assert 0 < longest < 0.5
+        assert 0 < longest_computed < 0.5
+        assert 0 < longest < 10.0  # The machine may hold it up, too.
 
     run(live, body)

@@ -25,7 +25,7 @@ from mlx_mesh import (
     TooLargeError,
     UnknownModelError,
 )
-from tests.live import LiveMesh, until
+from tests.live import PATIENCE_S, WAITS_S, LiveMesh, until
 
 
 def said(live: LiveMesh) -> list[str]:
@@ -76,12 +76,17 @@ def test_status_names_workers_queues_and_limits(mesh: Mesh) -> None:
 
 
 def test_ready_returns_at_once_or_names_what_is_missing(mesh: Mesh) -> None:
-    mesh.ready(["echo", "tick"], timeout=5.0)
-    mesh.ready("echo", timeout=5.0)
-    began = time.monotonic()
-    with pytest.raises(NoWorkerError, match=r"no ready worker for nope, nada within 0\.2 s"):
-        mesh.ready(["nope", "echo", "nada"], timeout=0.2)
-    assert time.monotonic() - began < 2.0
+    mesh.ready(["echo", "tick"], timeout=PATIENCE_S)
+    mesh.ready("echo", timeout=PATIENCE_S)
+    for timeout in WAITS_S:
+        began = time.monotonic()
+        with pytest.raises((NoWorkerError, DeadlineExceededError)) as caught:
+            mesh.ready(["nope", "echo", "nada"], timeout=timeout)
+        assert time.monotonic() - began < timeout + 10.0
+        if isinstance(caught.value, NoWorkerError):  # Otherwise not even the status came in time.
+            break
+    assert isinstance(caught.value, NoWorkerError)
+    assert f"no ready worker for nope, nada within {timeout:g} s" in caught.value.message
 
 
 def test_ready_sees_a_worker_that_comes_later(own: LiveMesh) -> None:
@@ -107,16 +112,23 @@ def test_leaving_a_stream_early_stops_the_worker(live: LiveMesh, mesh: Mesh) -> 
 
 
 def test_a_deadline_ends_the_call_with_its_type_and_stops_the_worker(live: LiveMesh, mesh: Mesh) -> None:
-    began = time.monotonic()
-    with pytest.raises(DeadlineExceededError) as caught:
-        mesh.call("hang", "late", timeout=0.3)
-    assert 0.29 <= time.monotonic() - began < 3.0  # the broker is told whole milliseconds
-    assert (caught.value.code, caught.value.retryable) == ("DEADLINE_EXCEEDED", False)
-    assert isinstance(caught.value, TimeoutError)
-    until(lambda: "cancel late" in said(live), "the worker to stop")
-    with pytest.raises(DeadlineExceededError):
-        list(mesh.stream("tick", "late stream", timeout=0.2))
-    until(lambda: "cancel late stream" in said(live), "the worker to stop")
+    for timeout in WAITS_S:
+        began = time.monotonic()
+        with pytest.raises(DeadlineExceededError) as caught:
+            mesh.call("hang", f"late {timeout}", timeout=timeout)
+        # The broker is told whole milliseconds.
+        assert timeout - 0.01 <= time.monotonic() - began < timeout + 10.0
+        assert (caught.value.code, caught.value.retryable) == ("DEADLINE_EXCEEDED", False)
+        assert isinstance(caught.value, TimeoutError)
+        if f"begin late {timeout}" in said(live):
+            break
+    until(lambda: f"cancel late {timeout}" in said(live), "the worker to stop")
+    for timeout in WAITS_S:
+        with pytest.raises(DeadlineExceededError):
+            list(mesh.stream("tick", f"late stream {timeout}", timeout=timeout))
+        if f"begin late stream {timeout}" in said(live):
+            break
+    until(lambda: f"cancel late stream {timeout}" in said(live), "the worker to stop")
 
 
 def test_an_exception_of_the_engine_is_an_engine_error(mesh: Mesh) -> None:
@@ -137,11 +149,15 @@ def test_higher_lanes_go_first(live: LiveMesh, mesh: Mesh) -> None:
     lanes = ["bulk"] * 8 + ["standard"] * 4 + ["interactive"] * 4
     before = len(said(live))
     with ThreadPoolExecutor(17) as pool:
-        blocker = pool.submit(mesh.call, "order", "first", lane="interactive")
-        until(lambda: "ran first" in said(live), "the worker to be busy")
-        calls = []
-        for number, lane in enumerate(lanes):
-            calls.append(pool.submit(mesh.call, "order", f"{lane}-{number}", lane=lane))
+        blocker = pool.submit(mesh.call, "order", "hold", lane="interactive")
+        try:
+            until(lambda: "ran hold" in said(live), "the worker to be busy")
+            calls = []
+            for number, lane in enumerate(lanes):
+                calls.append(pool.submit(mesh.call, "order", f"{lane}-{number}", lane=lane))
+            until(lambda: mesh.status()["counters"]["outstanding"] == 17, "all calls to wait")
+        finally:
+            (live.dir / "go").touch()
         for call in [blocker, *calls]:
             call.result()
     ran = [line.split()[1].split("-")[0] for line in said(live)[before:] if line.startswith("ran ")]
@@ -176,7 +192,7 @@ def test_more_calls_than_places_wait_their_turn(live: LiveMesh, mesh: Mesh) -> N
     with pytest.raises(DeadlineExceededError):
         mesh.call("echo", "no place", timeout=0.2)
     with ThreadPoolExecutor(1) as pool:
-        waits = pool.submit(mesh.call, "echo", "a place in the end", timeout=10.0)
+        waits = pool.submit(mesh.call, "echo", "a place in the end", timeout=60.0)
         for stream in streams:
             stream.close()
         assert waits.result() == "a place in the end"
@@ -190,7 +206,7 @@ def test_calls_that_gave_up_waiting_take_nobodys_place(mesh: Mesh) -> None:
             stream.close()
     for stream in streams:
         stream.close()
-    assert mesh.call("echo", "served", timeout=10.0) == "served"
+    assert mesh.call("echo", "served", timeout=60.0) == "served"
 
 
 def test_use_after_close_is_told_and_closing_ends_what_is_under_way(live: LiveMesh) -> None:
@@ -203,7 +219,7 @@ def test_use_after_close_is_told_and_closing_ends_what_is_under_way(live: LiveMe
         mesh.close()
         mesh.close()
         with pytest.raises(CancelledError, match="closed; make a new one"):
-            waits.result(5)
+            waits.result(PATIENCE_S)
     with pytest.raises(CancelledError):
         list(stream)
     uses: list[Callable[[], Any]] = [
@@ -289,9 +305,9 @@ def test_what_is_too_large_is_told_before_it_is_sent(mesh: Mesh) -> None:
 
 def test_a_body_over_the_limit_is_too_large(mesh: Mesh) -> None:
     with pytest.raises(TooLargeError, match="allowed are") as caught:
-        mesh.call("echo", bytes(64 << 20), timeout=10.0)
+        mesh.call("echo", bytes(64 << 20), timeout=60.0)
     assert caught.value.details["field"] == "body"
-    assert mesh.call("echo", 1, timeout=10.0) == 1
+    assert mesh.call("echo", 1, timeout=60.0) == 1
 
 
 def test_interrupting_a_call_cancels_it(live: LiveMesh, mesh: Mesh) -> None:

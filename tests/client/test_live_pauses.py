@@ -87,7 +87,7 @@ def test_calls_under_way_while_the_broker_was_stopped_are_answered_soon_after(ow
                 await asyncio.sleep(PAUSE_S)
                 broker.send_signal(signal.SIGCONT)
             stop.set()
-            async with asyncio.timeout(15):
+            async with asyncio.timeout(25):  # sooner than the calls' own deadline
                 await asyncio.gather(*callers)
 
     asyncio.run(calls())

@@ -15,7 +15,10 @@ import zmq
 from mlx_mesh import AsyncMesh, CancelledError, DeadlineExceededError, InternalError, Mesh
 from mlx_mesh_wire import decode_header, encode_header, messages
 from tests.broker.dealer import dealer
-from tests.live import LiveMesh, until
+from tests.live import PATIENT, LiveMesh, until
+
+REJOIN = ("--rejoin-s", "60")
+"""Flags of a broker that comes after one that was killed: its workers may take as long as they need to come back."""
 
 
 def said(live: LiveMesh) -> list[str]:
@@ -28,7 +31,7 @@ def test_a_first_call_without_a_broker_fails_within_its_timeout_and_says_what_to
         began = time.monotonic()
         with pytest.raises(DeadlineExceededError, match="start one with `mlx-mesh up`") as caught:
             call()  # type: ignore[operator]
-        assert timeout_s <= time.monotonic() - began < timeout_s + 4.0
+        assert timeout_s <= time.monotonic() - began < timeout_s + 10.0
         assert own.endpoint in caught.value.message
         assert "MLX_MESH_ENDPOINT" in caught.value.message
 
@@ -59,43 +62,51 @@ def test_a_broker_killed_and_restarted_under_load_costs_no_call(own: LiveMesh) -
     for number in range(2):
         own.worker("echo", f"w{number}")
     stop = threading.Event()
+    counts = [0] * 12
 
-    def caller(mesh: Mesh, thread: int) -> int:
-        count = 0
+    def caller(mesh: Mesh, thread: int) -> None:
         while not stop.is_set():
-            value = f"{thread}/{count}"
+            value = f"{thread}/{counts[thread]}"
             assert value == mesh.call("echo", value, timeout=30.0)
-            count += 1
-        return count
+            counts[thread] += 1
 
-    async def tasks() -> int:
-        async def one(mesh: AsyncMesh, number: int) -> int:
-            count = 0
+    async def tasks() -> None:
+        async def one(mesh: AsyncMesh, number: int) -> None:
             while not stop.is_set():
-                items = [number, count]
+                items = [number, counts[number]]
                 assert items == [item async for item in mesh.stream("echo", items, timeout=30.0)]
-                count += 1
-            return count
+                counts[number] += 1
 
         async with AsyncMesh(own.endpoint) as mesh:
-            return sum(await asyncio.gather(*(one(mesh, number) for number in range(8))))
+            await asyncio.gather(*(one(mesh, number) for number in range(4, 12)))
 
     with Mesh(own.endpoint) as mesh, Mesh(own.endpoint) as watcher, ThreadPoolExecutor(6) as pool:
         mesh.ready(["echo"])
         calls = [pool.submit(caller, mesh, thread) for thread in range(4)]
         calls.append(pool.submit(lambda: asyncio.run(tasks())))
-        epochs = [watcher.status()["epoch"]]
-        for _ in range(2):
-            until(lambda: watcher.status(timeout=30.0)["counters"]["answered"] > 200, "some load")
-            broker.kill()
-            broker.wait()
-            broker = own.broker()
-            epochs.append(watcher.status(timeout=30.0)["epoch"])
-        until(lambda: watcher.status(timeout=30.0)["counters"]["answered"] > 200, "some load")
-        stop.set()
-        counts = [call.result(60) for call in calls]
+
+        def loaded() -> bool:
+            return watcher.status(timeout=30.0)["counters"]["answered"] > 200 or failed()
+
+        def failed() -> bool:
+            return any(call.done() for call in calls)
+
+        try:
+            epochs = [watcher.status()["epoch"]]
+            for _ in range(2):
+                until(loaded, "some load")
+                broker.kill()
+                broker.wait()
+                broker = own.broker(*REJOIN)
+                epochs.append(watcher.status(timeout=30.0)["epoch"])
+            until(loaded, "some load")
+            until(lambda: min(*counts[:4], sum(counts[4:])) > 20 or failed(), "calls of each thread")
+        finally:
+            stop.set()
+        for call in calls:
+            call.result(60)
     assert len(set(epochs)) == 3
-    assert all(count > 20 for count in counts)
+    assert all(count > 20 for count in (*counts[:4], sum(counts[4:])))
 
 
 def _work_over_a_restart(own: LiveMesh, seconds: float, restart_when: str) -> list[str]:
@@ -109,7 +120,7 @@ def _work_over_a_restart(own: LiveMesh, seconds: float, restart_when: str) -> li
         broker.kill()
         broker.wait()
         until(lambda: f"{restart_when} {seconds}" in said(own), "the time to restart")
-        own.broker()
+        own.broker(*REJOIN)
         assert call.result() == seconds
     return said(own)
 
@@ -137,7 +148,7 @@ def test_a_stream_goes_on_over_a_restart_without_gap_or_repeat(own: LiveMesh) ->
                 if count == 20:
                     broker.kill()
                     broker.wait()
-                    broker = own.broker()
+                    broker = own.broker(*REJOIN)
                 if count == 200:
                     break
         assert got == list(range(201))
@@ -149,18 +160,20 @@ def test_a_hello_that_was_lost_with_its_broker_is_said_again(own: LiveMesh) -> N
     with zmq.Context() as context, context.socket(zmq.ROUTER) as dead, ThreadPoolExecutor(1) as pool:
         dead.bind(own.endpoint)
         with Mesh(own.endpoint) as mesh:
-            call = pool.submit(mesh.call, "echo", "patience", timeout=30.0)
-            assert dead.poll(10_000)
+            call = pool.submit(mesh.call, "echo", "patience", timeout=60.0, wait_for_ready=True)
+            assert dead.poll(30_000)
             dead.close(0)  # It took HELLO and REQUEST, and answered neither.
             own.broker()
             own.worker()
             began = time.monotonic()
             assert call.result() == "patience"
-            assert time.monotonic() - began < 15.0
+            assert time.monotonic() - began < 30.0
 
 
 def test_a_broker_that_falls_silent_is_left_for_a_new_connection_with_the_call_sent_again(own: LiveMesh) -> None:
-    intervals = {"ping_ms": 100, "silent_ms": 400}
+    # So far apart that a client which is held up from before the one until after the other takes it for a pause of its
+    # own, and pings first.
+    intervals = {"ping_ms": 100, "silent_ms": 1500}
     with zmq.Context() as context, context.socket(zmq.ROUTER) as mute, ThreadPoolExecutor(1) as pool:
         mute.bind(own.endpoint)
         heard: dict[bytes, list[Any]] = {}
@@ -175,7 +188,7 @@ def test_a_broker_that_falls_silent_is_left_for_a_new_connection_with_the_call_s
             return len(heard) > 1 and any(isinstance(each, messages.Request) for each in list(heard.values())[1])
 
         with Mesh(own.endpoint) as mesh:
-            call = pool.submit(mesh.call, "echo", 1, timeout=20.0)
+            call = pool.submit(mesh.call, "echo", 1, timeout=60.0)
             until(listen, "the call on a second connection")
             mesh.close()
             assert isinstance(call.exception(), CancelledError)
@@ -210,7 +223,7 @@ def test_the_work_of_a_client_that_is_gone_is_cancelled(own: LiveMesh) -> None:
 
 @pytest.mark.slow
 def test_a_client_that_comes_back_in_time_gets_the_answer_on_its_new_connection(own: LiveMesh) -> None:
-    own.broker("--ping-s", "0.1")
+    own.broker("--ping-s", "0.1", "--away-s", "60", *PATIENT)
     with dealer(own, "backend") as worker, dealer(own) as first, dealer(own) as second:
         worker.ready(ops=["x"])
         first.hello()
