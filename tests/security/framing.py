@@ -21,7 +21,7 @@ MORE, LONG, COMMAND = 0x01, 0x02, 0x04
 HANDSHAKE_FRAMES = 2
 """Of a client with CURVE: HELLO, INITIATE."""
 
-PATIENCE_MS = 10_000
+PATIENCE_MS = 30_000
 
 
 class Frame(NamedTuple):
@@ -157,6 +157,8 @@ def _outcome(router: zmq.Socket[bytes], monitor: zmq.Socket[bytes], last: bytes)
             got.append(router.recv_multipart()[1:])
         elif ended := monitor in ready:
             break
+    while ended and router.poll(0):  # What came before the end, and after it was asked for last.
+        got.append(router.recv_multipart()[1:])
     return Outcome(got, ended)
 
 

@@ -14,7 +14,7 @@ class RawPeer:
     """Connects as a DEALER with a routing id, and says one word."""
 
     def __init__(self, port: int, routing_id: bytes, word: bytes = b"word") -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=10)
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=30)
         self.socket.sendall(b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32))
         self._read(GREETING_BYTES)
         ready = b"\x05READY" + _property(b"Socket-Type", b"DEALER") + _property(b"Identity", routing_id)
@@ -22,7 +22,9 @@ class RawPeer:
 
     def _read(self, size: int) -> None:
         while size:
-            size -= len(self.socket.recv(size))
+            piece = self.socket.recv(size)
+            assert piece, "the connection ended in its greeting"
+            size -= len(piece)
 
 
 def _property(name: bytes, value: bytes) -> bytes:

@@ -16,17 +16,20 @@ from mlx_mesh import Mesh
 from mlx_mesh_broker.main import main as broker
 from mlx_mesh_wire import messages
 from mlx_mesh_wire.transport import new_pair
-from tests.live import until
-from tests.security.keyring import GREETING, ROLES, Arm, KeyedMesh, free_port, keys, knock, plain, with_key, without
+from tests.live import free_ports, until
+from tests.security.keyring import GREETING, ROLES, Arm, KeyedMesh, keys, knock, plain, with_key, without
 
 HOLDERS = dict(zip(ROLES, ("alice", "bob", "olga"), strict=True))
 
 
-def refused(keyed: KeyedMesh, door: str, arm: Arm) -> int:
-    """Return the event by which a peer was refused; nothing it says is answered."""
+def refused(keyed: KeyedMesh, door: str, arm: Arm, *, judged: bool = False) -> int:
+    """Return the event by which a peer was refused; nothing it says is answered.
+
+    With ``judged``, that of a handshake which somebody has judged: others may have taken too long before.
+    """
     with knock(keyed.endpoints[door], arm) as peer:
         peer.say(GREETING[door])
-        event = peer.event()
+        event = peer.verdict() if judged else peer.event()
         assert event != zmq.EVENT_HANDSHAKE_SUCCEEDED
         assert peer.hear(50) is None
     return event
@@ -36,25 +39,25 @@ def refused(keyed: KeyedMesh, door: str, arm: Arm) -> int:
 def test_a_key_is_let_in_at_the_door_of_its_role(keyed: KeyedMesh, role: str) -> None:
     with knock(keyed.endpoints[role], with_key(keyed.key(HOLDERS[role]))) as peer:
         peer.say(GREETING[role])
-        assert zmq.EVENT_HANDSHAKE_SUCCEEDED == peer.event()
+        assert zmq.EVENT_HANDSHAKE_SUCCEEDED == peer.verdict()
         assert isinstance(peer.hear(), messages.Final if role == "operator" else messages.Welcome)
 
 
 @pytest.mark.parametrize(("role", "door"), [(role, door) for role in ROLES for door in ROLES if role != door])
 def test_a_key_is_refused_at_every_other_door(keyed: KeyedMesh, role: str, door: str) -> None:
-    assert zmq.EVENT_HANDSHAKE_FAILED_AUTH == refused(keyed, door, with_key(keyed.key(HOLDERS[role])))
+    assert zmq.EVENT_HANDSHAKE_FAILED_AUTH == refused(keyed, door, with_key(keyed.key(HOLDERS[role])), judged=True)
 
 
 def test_a_refusal_is_logged_by_name_and_counted(keyed: KeyedMesh) -> None:
     line = "auth_refused name=bob role=client reason=wrong_role address=127.0.0.1"
 
     def logged() -> bool:  # Of many refusals in a second not all are.
-        refused(keyed, "client", with_key(keyed.key("bob")))
+        refused(keyed, "client", with_key(keyed.key("bob")), judged=True)
         return line in keyed.mesh.log("broker")
 
     until(logged, "a line of it")
     port = keyed.mesh.log("broker").partition("metrics_on url=http://127.0.0.1:")[2].partition("/")[0]
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
         figures = answer.read().decode()
     assert re.search(r'mlx_mesh_auth_total{outcome="wrong_role",role="client"} [1-9]', figures)
 
@@ -63,12 +66,12 @@ def test_a_refusal_is_logged_by_name_and_counted(keyed: KeyedMesh) -> None:
 def test_a_key_that_nobody_authorised_is_refused(keyed: KeyedMesh, door: str) -> None:
     public, secret = new_pair()
     stranger = replace(keyed.key("alice"), public=public, secret=secret)
-    assert zmq.EVENT_HANDSHAKE_FAILED_AUTH == refused(keyed, door, with_key(stranger))
+    assert zmq.EVENT_HANDSHAKE_FAILED_AUTH == refused(keyed, door, with_key(stranger), judged=True)
 
 
 @pytest.mark.parametrize("door", ROLES)
 def test_the_brokers_own_key_is_no_ticket(keyed: KeyedMesh, door: str) -> None:
-    assert zmq.EVENT_HANDSHAKE_FAILED_AUTH == refused(keyed, door, with_key(keyed.key("broker")))
+    assert zmq.EVENT_HANDSHAKE_FAILED_AUTH == refused(keyed, door, with_key(keyed.key("broker")), judged=True)
 
 
 @pytest.mark.parametrize("door", ROLES)
@@ -114,14 +117,14 @@ def test_a_broker_of_another_key_is_no_broker(keyed: KeyedMesh) -> None:
 def test_handshakes_that_do_not_end_are_ended(keyed: KeyedMesh) -> None:
     began = time.monotonic()
     ports = [int(endpoint.rpartition(":")[2]) for endpoint in keyed.endpoints.values()]
-    silent = [socket.create_connection(("127.0.0.1", port), 10) for port in ports]
-    half = socket.create_connection(("127.0.0.1", ports[0]), 10)
+    silent = [socket.create_connection(("127.0.0.1", port), 30) for port in ports]
+    half = socket.create_connection(("127.0.0.1", ports[0]), 30)
     half.sendall(b"\xff" + bytes(8) + b"\x7f\x03\x01CURVE" + bytes(48))
     for each in (*silent, half):
         while each.recv(4096):
             pass
         each.close()
-    assert time.monotonic() - began < 8.0  # 2 s, and what a busy machine adds
+    assert time.monotonic() - began < 20.0  # 2 s, and what a busy machine adds; by itself, libzmq waits for 30
 
 
 def test_ipc_needs_no_key_and_serves_beside(keyed: KeyedMesh) -> None:
@@ -140,13 +143,13 @@ def test_a_worker_with_a_key_serves_clients_of_both_kinds(keyed: KeyedMesh) -> N
 
 
 def test_by_default_loopback_needs_no_key_and_every_other_address_does(keyed: KeyedMesh) -> None:
-    inner, outer = free_port(), free_port()
+    inner, outer = free_ports(2)
     listen = f"tcp://127.0.0.1:{inner},tcp://0.0.0.0:{outer}"
     env = {"MLX_MESH_RUN_DIR": str(keyed.mesh.dir / "second")}
     keyed.mesh.start("mlx-mesh-broker", "--listen", listen, log="second", env=env)
     until(lambda: "broker_ready" in keyed.mesh.log("second"), "the second broker")
     with Mesh(f"tcp://127.0.0.1:{inner}") as near, Mesh(f"tcp://127.0.0.1:{outer}", keys=keyed.path("alice")) as far:
-        assert near.status()["epoch"] == far.status()["epoch"]
+        assert near.status(timeout=30)["epoch"] == far.status(timeout=30)["epoch"]
     with knock(f"tcp://127.0.0.1:{outer}", without) as peer:
         assert peer.event() != zmq.EVENT_HANDSHAKE_SUCCEEDED
 

@@ -101,7 +101,7 @@ def test_of_two_peers_with_one_routing_id_the_first_keeps_it(keyed: KeyedMesh, m
         hear(alice, messages.Welcome)
         held = keyed.key("mallory-client")
         with knock(keyed.endpoints["client"], with_key(held), b"hers") as thief:
-            assert LET_IN == thief.event()
+            assert LET_IN == thief.verdict()
             thief.say(HELLO)
             assert thief.hear(200) is None
             alice.say(PING)
