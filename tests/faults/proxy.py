@@ -95,6 +95,11 @@ class Proxy:
         """How many connections there are."""
         return len(self._links)
 
+    @property
+    def numb(self) -> int:
+        """How many of them have lost bytes, and carry nothing more."""
+        return sum(link.is_numb for link in [*self._links])
+
     def clear(self) -> None:
         """Have everything pass again; connections that have lost bytes stay lost."""
         self.up.clear()

@@ -24,6 +24,9 @@ from tests.live import BIN, LiveMesh, live_mesh, until
 
 MODULES = ("os", "asyncio", "subprocess", "argparse", "json", "logging", "threading", "collections", "http")
 PATIENCE_S = 1800.0
+VICTIM_S = 90.0
+"""Until there is somebody to kill: those that were killed have to be back on machines that are small and noisy."""
+
 TOLERANCE = 1e-5
 """Between a text embedded in one batch and in another; the sums are the same, their order is not."""
 
@@ -64,7 +67,7 @@ class Killer(threading.Thread):
         chance = random.Random(7)
         while len(self.killed) < self._kills:
             time.sleep(chance.uniform(*self._pause_s))
-            pids = until(lambda: self._find(self._mesh) - self.killed, "a process to kill")
+            pids = until(lambda: self._find(self._mesh) - self.killed, "a process to kill", VICTIM_S)
             pid = chance.choice(sorted(pids))
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -73,7 +76,7 @@ class Killer(threading.Thread):
 
 def worker_pids(mesh: LiveMesh) -> set[int]:
     with Mesh(mesh.endpoint) as client:
-        return {worker["pid"] for worker in client.status()["workers"] if worker["state"] == "ready"}
+        return {worker["pid"] for worker in client.status(timeout=VICTIM_S)["workers"] if worker["state"] == "ready"}
 
 
 def broker_pids(mesh: LiveMesh) -> set[int]:

@@ -79,26 +79,36 @@ class Mesh:
 
     async def end_one(self, client: AsyncMesh, chance: random.Random, hurry: bool) -> bool:
         """End a worker that generates, if another can take over: two deaths in a row look like poison."""
-        status = await client.status()
+        status = await client.status(timeout=PATIENCE_S)
         if sum(worker["state"] == "ready" for worker in status["workers"]) < WORKERS:
             return False
         busy = [worker["pid"] for worker in status["workers"] if worker["in_flight"] and worker["host"]]
-        own = {worker.pid for worker in self._workers}
-        found = sorted(set(busy) & own)
+        own = {worker.pid: f"g{number}" for number, worker in enumerate(self._workers)}
+        found = sorted(set(busy) & own.keys())
         if not found:
             return False
         chosen = chance.choice(found)
-        os.kill(chosen, signal.SIGTERM if hurry else signal.SIGKILL)
-        if hurry:
-            await asyncio.sleep(0.02)  # Two signals of a kind at once are one.
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(chosen, signal.SIGTERM)
+        if not hurry:
+            os.kill(chosen, signal.SIGKILL)
+            return True
+        drained = self._drained(own[chosen])
+        os.kill(chosen, signal.SIGTERM)
+        async with asyncio.timeout(PATIENCE_S):
+            # Two signals of a kind at once are one.
+            while self._drained(own[chosen]) == drained:  # noqa: ASYNC110  workers send no event
+                await asyncio.sleep(0.01)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(chosen, signal.SIGTERM)
         return True
+
+    def _drained(self, name: str) -> int:
+        """Return how often a worker of this name has begun to drain."""
+        return self._live.log(name).count(" draining ")
 
 
 async def until_ready(client: AsyncMesh) -> None:
     async with asyncio.timeout(PATIENCE_S):
-        while len([w for w in (await client.status())["workers"] if w["state"] == "ready"]) < WORKERS:  # noqa: ASYNC110
+        while len([w for w in (await client.status(timeout=PATIENCE_S))["workers"] if w["state"] == "ready"]) < WORKERS:  # noqa: ASYNC110
             await asyncio.sleep(0.1)
 
 
@@ -147,6 +157,8 @@ async def run(
             here = 0
             while done < kills and (storm or not here) and not all(task.done() for task in tasks):
                 await asyncio.sleep(chance.uniform(0.1, 0.8))
+                if all(task.done() for task in tasks):
+                    break
                 if mesh.kill_broker() if broker else await mesh.end_one(client, chance, hurry):
                     here += 1
                     done += 1

@@ -22,7 +22,7 @@ from urllib.request import urlopen
 from mlx_mesh import Mesh, MeshError, NoWorkerError
 from tests.faults.callers import WITNESS, Callers, added_program, changed_conf
 from tests.faults.soak import supervisor
-from tests.live import BIN, LiveMesh, live_mesh, until
+from tests.live import BIN, PATIENCE_S, LiveMesh, live_mesh, until
 
 HELD_S = 0.02
 """A call that began so long before a death was with the worker when that died, unless another had it."""
@@ -57,7 +57,7 @@ def witnesses(mesh: LiveMesh, *changes: tuple[str, str]) -> Iterator[LiveMesh]:
 
 def status(mesh: LiveMesh) -> dict[str, Any]:
     with Mesh(mesh.endpoint) as client:
-        return client.status()
+        return client.status(timeout=PATIENCE_S)
 
 
 def ready_pids(mesh: LiveMesh) -> dict[str, int]:
@@ -76,18 +76,22 @@ def supervisorctl(mesh: LiveMesh, *words: str) -> str:
 
 def deaths(mesh: LiveMesh, kills: int) -> Outcome:
     """Kill a worker again and again; measure until what it held is given to another."""
-    moves: list[float] = []
-    with Callers(mesh, callers=6) as callers:
+    died: dict[int, float] = {}
+    with Callers(mesh, callers=6, seconds=0.2) as callers:
         for number in range(kills):
             pids = until(lambda: len(found := ready_pids(mesh)) == 2 and found, "two workers", 60)
-            time.sleep(0.3)
-            before, victim = len(callers.calls), sorted(pids.values())[number % 2]
+            victim = sorted(pids.values())[number % 2]
+            until(lambda pid=victim: holds(mesh, pid), "a worker that holds something")
             os.kill(victim, signal.SIGKILL)
-            died = time.monotonic()
-            time.sleep(1.0)
-            # Requests are bound when a worker has a place for them, and there are places enough for all.
-            moved = [call for call in callers.calls[before:] if call.began < died - HELD_S and call.admitted > died]
-            moves += [call.admitted - died for call in moved if call.pid != victim]
+            died[victim] = time.monotonic()
+            until(lambda pid=victim: (found := ready_pids(mesh)) and pid not in found.values(), "word of its death", 60)
+    # Requests are bound when a worker has a place for them, and there are places enough for all.
+    moves = [
+        call.admitted - at
+        for victim, at in died.items()
+        for call in callers.calls
+        if call.began < at - HELD_S and call.admitted > at and call.pid != victim
+    ]
     figures = {
         "kills": kills,
         "moved": len(moves),
@@ -97,12 +101,17 @@ def deaths(mesh: LiveMesh, kills: int) -> Outcome:
     return Outcome("deaths", len(callers.calls), callers.failed, figures)
 
 
+def holds(mesh: LiveMesh, pid: int) -> int:
+    """Return how many jobs the worker of a pid holds."""
+    return sum(worker["in_flight"] for worker in status(mesh)["workers"] if worker["pid"] == pid)
+
+
 def frozen(mesh: LiveMesh, seconds: float) -> Outcome:
     """SIGSTOP a worker for so long; measure until it is replaced."""
-    pids = until(lambda: len(found := ready_pids(mesh)) == 2 and found, "two workers")
+    pids = until(lambda: len(found := ready_pids(mesh)) == 2 and found, "two workers", 60)
     with Callers(mesh, callers=6) as callers:
-        time.sleep(1.0)
         name, victim = next(iter(pids.items()))
+        until(lambda: holds(mesh, victim), "a worker that holds something", 60)
         os.kill(victim, signal.SIGSTOP)
         stopped = time.monotonic()
         try:
@@ -147,7 +156,7 @@ def stuck(mesh: LiveMesh, ways: Sequence[str] = WAYS) -> Outcome:
     with Callers(mesh) as callers, Mesh(mesh.endpoint) as client:
         client.ready(["sticky"], timeout=60)
         for words in ways:
-            before = until(lambda: len(found := _named(mesh, "sticky")) == 2 and found, "both workers")
+            before = until(lambda: len(found := _named(mesh, "sticky")) == 2 and found, "both workers", 60)
             began = time.monotonic()
             answered = client.call("sticky", words, timeout=60.0, cache=False)
             figures[f"{words}: answered_after_s"] = round(time.monotonic() - began, 1)
@@ -172,25 +181,25 @@ def rolling(mesh: LiveMesh) -> Outcome:
     """Restart each worker by supervisorctl, all by ``mlx-mesh recycle``, then the broker; scale up and down."""
     steps: dict[str, Any] = {}
     with Callers(mesh) as callers:
-        time.sleep(1.0)
+        until(lambda: callers.calls, "calls", 60)
         for name in ("embed-0", "embed-1"):
-            before = until(lambda: len(found := ready_pids(mesh)) == 2 and found, "two workers")
+            before = until(lambda: len(found := ready_pids(mesh)) == 2 and found, "two workers", 60)
             assert f"workers:{name}: started" in supervisorctl(mesh, "restart", f"workers:{name}")
-            until(lambda name=name, old=before[name]: ready_pids(mesh).get(name, old) != old, name)
+            until(lambda name=name, old=before[name]: ready_pids(mesh).get(name, old) != old, name, 60)
         steps["supervisorctl restart"] = len(callers.failed)
-        before = ready_pids(mesh)
+        before = until(lambda: len(found := ready_pids(mesh)) == 2 and found, "two workers", 60)
         supervisor(mesh, "recycle", "--all")
         assert not set(before.values()) & set(ready_pids(mesh).values())
         steps["recycle --all"] = len(callers.failed)
         supervisor(mesh, "scale", "workers", "3")
         assert 3 == len(ready_pids(mesh))
         supervisor(mesh, "scale", "workers", "1")
-        assert 1 == len(ready_pids(mesh))
+        until(lambda: 1 == len(ready_pids(mesh)), "one worker")
         supervisor(mesh, "scale", "workers", "2")
         steps["scale"] = len(callers.failed)
         epoch = status(mesh)["epoch"]
         assert "broker: started" in supervisorctl(mesh, "restart", "broker")
-        until(lambda: len(ready_pids(mesh)) == 2 and status(mesh)["epoch"] != epoch, "the next broker")
+        until(lambda: len(ready_pids(mesh)) == 2 and status(mesh)["epoch"] != epoch, "the next broker", 60)
         steps["restart of the broker"] = len(callers.failed)
         time.sleep(0.5)
     return Outcome("rolling", len(callers.calls), callers.failed, {"kinds of failures after": steps})
@@ -201,7 +210,7 @@ def crashes(mesh: LiveMesh, metrics: Callable[[], str]) -> Outcome:
     with Callers(mesh) as callers, Mesh(mesh.endpoint) as client:
         said = until(lambda: _says_why(client), "NO_WORKER with the reason", 90)
         until(lambda: re.search(rf"moody +{GIVEN_UP} .*upside down", _shown(mesh)), "the same in mlx-mesh status", 90)
-        assert 'mlx_mesh_processes_given_up{process="moody"} 1.0' in metrics()
+        until(lambda: 'mlx_mesh_processes_given_up{process="moody"} 1.0' in metrics(), "the same in the metrics")
         (mesh.dir / "broken").unlink()
         began = time.monotonic()
         until(lambda: ready_pids(mesh).get("moody"), "the mended worker", 90)
@@ -249,7 +258,7 @@ def crash_loop(live: LiveMesh) -> Outcome:
     )
     subprocess.run([BIN / "supervisord", "-c", conf], env=live.env, check=True, timeout=60)
     try:
-        until(lambda: len(ready_pids(live)) == 2, "two workers")
+        until(lambda: len(ready_pids(live)) == 2, "two workers", 60)
         url = until(lambda: re.findall(r"metrics_on url=(\S+)", live.log("broker")), "an address of metrics")[0]
         return crashes(live, lambda: urlopen(url).read().decode())
     finally:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mlx_mesh import Mesh, MeshError, WorkerLostError
-from tests.live import live_mesh, until
+from tests.live import PATIENCE_S, live_mesh, until
 
 SLOW_THEN_QUICK = """
 import os, time
@@ -38,9 +38,13 @@ def test_a_job_that_outlasts_the_drain_time_is_run_elsewhere_unless_it_must_not_
         with Mesh(live.endpoint) as mesh:
             mesh.ready(["slow"])
 
+            def ready() -> list[str]:
+                workers = mesh.status(timeout=PATIENCE_S)["workers"]
+                return [worker["name"] for worker in workers if worker["state"] == "ready"]
+
             def call() -> None:
                 try:
-                    answers.append(mesh.call("slow", 1, timeout=30.0, at_most_once=at_most_once))
+                    answers.append(mesh.call("slow", 1, timeout=90.0, at_most_once=at_most_once))
                 except MeshError as error:
                     answers.append(error)
 
@@ -48,10 +52,10 @@ def test_a_job_that_outlasts_the_drain_time_is_run_elsewhere_unless_it_must_not_
             caller.start()
             until((live.dir / "begun").exists, "the job to begin")
             second = live.worker("mine:Slow", "second")
-            until(lambda: len(mesh.status()["workers"]) == 2, "the second worker")
+            until(lambda: "second" in ready(), "the second worker")
             first.send_signal(signal.SIGTERM)
             caller.join()
-        assert first.wait(10) == 0
+        assert first.wait(PATIENCE_S) == 0
     if at_most_once:
         assert isinstance(answers[0], WorkerLostError)
     else:

@@ -58,20 +58,20 @@ def mesh() -> Iterator[Mesh]:
 @pytest.mark.parametrize("output", ["frame", "tensors"])
 def test_a_result_over_the_limit_is_answered_with_it_and_computed_once(mesh: Mesh, output: str) -> None:
     with pytest.raises(TooLargeError, match="allowed are 67104768") as caught:
-        mesh.call("odd", output, timeout=20.0)
+        mesh.call("odd", output, timeout=60.0)
     assert caught.value.details == {"field": "result", "limit": 67104768}
     assert mesh.call("odd", "fine") == "fine"
 
 
 @pytest.mark.slow
 def test_a_result_of_just_the_limit_arrives(mesh: Mesh) -> None:
-    assert len(mesh.call("odd", "most", timeout=20.0)) == 67104768 - 5
+    assert len(mesh.call("odd", "most", timeout=60.0)) == 67104768 - 5
 
 
 @pytest.mark.slow
 def test_what_is_no_output_fails_its_call(mesh: Mesh) -> None:
     with pytest.raises(EngineError, match="returned a str; allowed are Chunk"):
-        mesh.call("odd", "bare", timeout=20.0)
+        mesh.call("odd", "bare", timeout=60.0)
     assert mesh.call("odd", "fine") == "fine"
 
 

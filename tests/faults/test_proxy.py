@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.proxy import Proxy
+from tests.live import PATIENCE_S, until
 
 TEXT = bytes(range(256)) * 8
 
@@ -62,7 +63,7 @@ def proxy() -> Iterator[Proxy]:
 
 def dial(proxy: Proxy) -> socket.socket:
     port = int(proxy.endpoint.rpartition(":")[2])
-    client = socket.create_connection(("127.0.0.1", port), timeout=10)
+    client = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S)
     client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return client
 
@@ -101,9 +102,9 @@ def test_latency_and_jitter_delay_and_keep_the_order(proxy: Proxy) -> None:
     with dial(proxy) as client:
         proxy.up.latency_s = 0.15
         proxy.down.jitter_s = 0.05
+        began = time.monotonic()
         for _ in range(3):
             client.sendall(TEXT)
-        began = time.monotonic()
         assert take(client, 3 * len(TEXT)) == 3 * TEXT
         assert 0.1 < time.monotonic() - began
 
@@ -119,11 +120,15 @@ def test_a_rate_bounds_the_bytes_of_a_second(proxy: Proxy) -> None:
 def test_slices_come_in_many_segments(proxy: Proxy) -> None:
     with dial(proxy) as client:
         proxy.down.slice_bytes = 16
-        client.sendall(TEXT[:256])
-        sizes = []
-        while sum(sizes) < 256:
-            sizes.append(len(client.recv(256)))
-        assert len(sizes) > 3
+
+        def pieces() -> int:
+            client.sendall(TEXT)
+            sizes = []
+            while sum(sizes) < len(TEXT):
+                sizes.append(len(client.recv(len(TEXT) - sum(sizes))))
+            return len(sizes)
+
+        until(lambda: pieces() > 3, "segments that are read before the next ones are there")
 
 
 def test_a_reset_is_a_reset_for_whoever_reads(proxy: Proxy) -> None:
@@ -148,11 +153,13 @@ def test_what_is_half_open_says_nothing_more_and_those_who_come_later_are_served
 
 def test_a_connection_that_lost_bytes_stays_lost(proxy: Proxy) -> None:
     with dial(proxy) as client:
+        assert told(client)[0] == TEXT
         proxy.up.swallow = True
         client.sendall(TEXT)
         client.settimeout(0.1)
         with pytest.raises(TimeoutError):
             client.recv(1)
+        until(lambda: proxy.numb, "bytes that are lost")
         proxy.clear()
         client.sendall(TEXT)
         with pytest.raises(TimeoutError):
@@ -203,6 +210,7 @@ def test_a_connection_that_is_reset_while_it_is_read_and_written_leaves_no_callb
 
 def test_a_proxy_that_is_closed_while_its_connections_end_leaves_no_socket_behind() -> None:
     echo = Echo()
+    gc.collect()  # What others have left is not this test's.
     with warnings.catch_warnings(record=True) as told_of:
         warnings.simplefilter("always", ResourceWarning)
         for turn in range(30):

@@ -11,7 +11,7 @@ from benchmarks.llama import make_llama
 from tests.faults.streams import run
 from tests.live import live_mesh
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 
 @pytest.mark.parametrize("how", [{}, {"broker": True}, {"hurry": True}], ids=["workers", "broker", "hurry"])

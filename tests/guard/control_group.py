@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mlx_mesh_worker.guard.sources.linux import V1, V2, Version
 
-LEFT_WITHIN_S = 5.0
+LEFT_WITHIN_S = 30.0
 """How long the processes in it may take to be gone before it is removed."""
 
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_mesh_wire import pack_body, unpack_body
@@ -34,6 +34,7 @@ EXITED = (
 TICK = b"ver:3.0 server:mlx-mesh serial:22 pool:guard poolserial:11 eventname:TICK_5 len:15\nwhen:1201063880"
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 40), max_size=30))
 def test_events_are_put_together_however_they_arrive(cuts: list[int]) -> None:
     stream, reader, found = EXITED + TICK + EXITED, Reader(), []
