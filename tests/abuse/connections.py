@@ -53,8 +53,9 @@ def silent(target: Target) -> int:
                 held.remove(connection)
                 connection.close()
         while len(held) < SILENT and target.going_on:
-            held.append(dial(target.tcp))
-            made += 1
+            with contextlib.suppress(OSError):
+                held.append(dial(target.tcp))
+                made += 1
         time.sleep(0.1)
     for connection in held:
         vanish(connection)
@@ -92,8 +93,9 @@ def loris(target: Target) -> int:
     whole = GREETING + ready()
     held: dict[socket.socket, int] = {}
     while target.going_on:
-        while len(held) < LORIS:
-            held[dial(target.tcp if len(held) % 2 else target.ipc)] = 0
+        while len(held) < LORIS and target.going_on:
+            with contextlib.suppress(OSError):
+                held[dial(target.tcp if len(held) % 2 else target.ipc)] = 0
         for connection, at in list(held.items()):
             try:
                 connection.sendall(whole[at : at + 1])

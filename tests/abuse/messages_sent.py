@@ -117,12 +117,13 @@ def headers(target: Target) -> int:
 def endless(target: Target) -> int:
     """Frames of a message that never ends are kept by libzmq, outside of every bound but that of a frame."""
     done = 0
-    connection = patient(handshaken(target.tcp))
     said = frame(b"x" * 10**6, more=True)
     with contextlib.suppress(OSError):
-        while target.going_on and done < 300 and say(target, connection, said):
-            done += 1
-    vanish(connection)
+        connection = patient(handshaken(target.tcp))
+        with contextlib.suppress(OSError):
+            while target.going_on and done < 300 and say(target, connection, said):
+                done += 1
+        vanish(connection)
     return done
 
 

@@ -37,10 +37,11 @@ def unread(target: Target) -> int:
     done = 0
     held = []
     for reader in range(READERS):
-        connection = patient(handshaken(target.tcp if reader % 2 else target.ipc))
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        connection.sendall(hello())
-        held.append(connection)
+        with contextlib.suppress(OSError):
+            connection = patient(handshaken(target.tcp if reader % 2 else target.ipc))
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.sendall(hello())
+            held.append(connection)
     while target.going_on:
         for connection in held:
             with contextlib.suppress(OSError):

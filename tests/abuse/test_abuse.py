@@ -10,7 +10,8 @@ import pytest
 
 from tests.abuse.trial import FDS_SLACK, RSS_SLACK, Outcome, trial
 
-GAP_MAX_S = 2.0
+GAP_MAX_S = 8.0
+SETTLE_S = 100.0
 """For machines that run many other tests at the same time."""
 
 GOOD = Outcome("nothing", 1, 100, {}, 0.01, 0.01, 0.0, 0, 0, 0, 0.0)
@@ -36,6 +37,7 @@ def test_what_the_machine_itself_held_up_is_no_fault() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize(
     "name",
     [
@@ -55,6 +57,6 @@ def test_what_the_machine_itself_held_up_is_no_fault() -> None:
     ],
 )
 def test_an_attack_harms_nobody_and_leaves_nothing(name: str) -> None:
-    outcome = trial(name, 1.0)
+    outcome = trial(name, 1.0, SETTLE_S)
     assert outcome.gap_s < GAP_MAX_S + outcome.machine_s
     assert [] == outcome._replace(gap_s=0.0, longer_s=0.0).faults

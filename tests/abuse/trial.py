@@ -16,10 +16,11 @@ import psutil
 
 from benchmarks.processes import free_port
 from mlx_mesh import Mesh
+from mlx_mesh_broker.main import EXIT_CANNOT_BIND
 from tests.abuse import connections, messages_sent, services  # noqa: F401  they enter their attacks into the table
 from tests.abuse.bystander import Bystanders, favour
 from tests.abuse.target import ATTACKS, Target
-from tests.live import LiveMesh, live_mesh, until
+from tests.live import LiveMesh, Process, live_mesh, until
 
 TOP = Path(__file__).parents[2]
 GAP_MAX_S = 0.1
@@ -98,12 +99,21 @@ class Broker(NamedTuple):
             return ""
 
 
+def started(mesh: LiveMesh) -> tuple[Process, str]:
+    """Start a broker on a free port, on another one if somebody was faster; return it and its endpoint."""
+    while True:
+        tcp = f"tcp://127.0.0.1:{free_port()}"
+        process = mesh.broker("--listen", tcp, "--metrics-port", "0")
+        until(lambda it=process: "broker_ready" in mesh.log("broker") or it.poll() is not None, "a broker, or its end")
+        if process.poll() != EXIT_CANNOT_BIND:
+            return process, tcp
+
+
 @contextmanager
 def attackable() -> Iterator[Broker]:
     """Start a broker with a TCP endpoint, and an echo worker."""
     with live_mesh() as mesh:
-        tcp = f"tcp://127.0.0.1:{free_port()}"
-        process = mesh.broker("--listen", tcp, "--metrics-port", "0")
+        process, tcp = started(mesh)
         worker = mesh.worker()
         for each in (process, worker):
             for thread in psutil.Process(each.pid).threads():
@@ -115,8 +125,8 @@ def attackable() -> Iterator[Broker]:
         yield Broker(mesh, psutil.Process(process.pid), tcp, int(found[1]))
 
 
-def trial(name: str, seconds: float) -> Outcome:
-    """Attack a new broker for so many seconds, with good clients beside it."""
+def trial(name: str, seconds: float, settle_s: float = SETTLE_S) -> Outcome:
+    """Attack a new broker for so many seconds, with good clients beside it, and give it so many to settle."""
     with attackable() as broker, Bystanders(broker.mesh.endpoint, broker.tcp) as good:
         until(lambda: good.calls, "the first call")
         good.begin()
@@ -126,12 +136,12 @@ def trial(name: str, seconds: float) -> Outcome:
         rss, fds = broker.process.memory_info().rss, broker.process.num_fds()
         good.begin()
         done, peak = under_attack(broker, name, seconds)
+        until(lambda: good.calls or good.failed, "an answer, or word that there is none in time")
         calls, failed = good.calls, dict(good.failed)
         longer_s, machine_s = max(0.0, good.longest_s - usual_s), good.late_s
         gap_s = broker.gap_s()
-        settled_s = settle(broker, rss, fds)
-        left = broker.process.memory_info().rss - rss, broker.process.num_fds() - fds
-        return Outcome(name, done, calls, failed, gap_s, longer_s, machine_s, peak - rss, *left, settled_s)
+        left = settle(broker, rss, fds, settle_s)
+        return Outcome(name, done, calls, failed, gap_s, longer_s, machine_s, peak - rss, *left)
 
 
 def under_attack(broker: Broker, name: str, seconds: float) -> tuple[int, int]:
@@ -151,12 +161,16 @@ def under_attack(broker: Broker, name: str, seconds: float) -> tuple[int, int]:
     return sum(int(each.communicate()[0] or 0) for each in running), peak
 
 
-def settle(broker: Broker, rss: int, fds: int) -> float:
-    """Wait until memory and descriptors are what they were; return how long that took, or was waited for at most."""
+def settle(broker: Broker, rss: int, fds: int, seconds: float) -> tuple[int, int, float]:
+    """Wait until memory and descriptors are what they were.
+
+    Returns:
+        What is left of both, and how long that took, or was waited for at most.
+    """
     began = time.monotonic()
-    while time.monotonic() < began + SETTLE_S:
-        process = broker.process
-        if process.memory_info().rss - rss <= RSS_SLACK and process.num_fds() - fds <= FDS_SLACK:
-            break
+    while True:
+        left = broker.process.memory_info().rss - rss, broker.process.num_fds() - fds
+        passed_s = time.monotonic() - began
+        if (left[0] <= RSS_SLACK and left[1] <= FDS_SLACK) or passed_s >= seconds:
+            return *left, passed_s
         time.sleep(0.1)
-    return time.monotonic() - began
