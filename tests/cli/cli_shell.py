@@ -22,6 +22,9 @@ BIN = Path(sys.executable).parent
 PATIENCE_S = 90.0
 """Generous: the machine may be slow and busy. Below what a test may take, so that it is told what was waited for."""
 
+PATIENT_BROKER = {"MLX_MESH_BROKER_SUSPECT_S": "30", "MLX_MESH_BROKER_LOST_S": "60", "MLX_MESH_BROKER_STALL_S": "90"}
+"""Workers that the machine has no time for are not taken for dead. Those that end are noticed at once all the same."""
+
 
 def wait_for(condition: Callable[[], Any], what: str) -> Any:
     """Poll until the condition holds, and return its first true result."""
@@ -42,7 +45,7 @@ class Shell:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("MLX_MESH_")}
         # As in a terminal whose virtual environment is not activated.
         path = os.pathsep.join(part for part in os.environ["PATH"].split(os.pathsep) if Path(part) != BIN)
-        self.env = {**kept, "HOME": str(home), "PATH": path}
+        self.env = {**kept, **PATIENT_BROKER, "HOME": str(home), "PATH": path}
         if run_dir is not None:
             self.env["MLX_MESH_RUN_DIR"] = str(run_dir)
 
