@@ -79,7 +79,8 @@ class SelfReport:
         runner = self._compute.runner
         warm = self._engine.warm_models() if runner else ()
         self._compute.refresh()
-        memory, counters = {"rss": resident_bytes(), **self._compute.memory}, self._compute.counters
+        figures, counters = self._compute.memory, self._compute.counters
+        memory = {"rss": resident_bytes(), **figures}  # looked at last: what figures say was given back is not in it
         if self._rss_ready:
             memory["rss_ready"] = self._rss_ready
         if runner is None:
