@@ -38,6 +38,8 @@ class Driver:
         self._mark = engine.mark
         engine.mark = self._note
         self._ids = 0
+        if smallest_batches:  # whatever the machine is busy with meanwhile
+            engine._adapt = lambda seconds, tokens: None  # type: ignore[method-assign]
         size = BUDGET_MAX
         while smallest_batches and size > BUDGET_MIN:
             engine.trim(2)

@@ -11,6 +11,10 @@ import pytest
 
 from tests.embed.driver import Driver, Vectors
 
+pytestmark = pytest.mark.timeout(
+    240
+)  # long texts take seconds where MLX has no fast BLAS, many times that beside others
+
 ROWS = json.loads(Path(__file__).with_name("reference.json").read_text(encoding="utf-8"))
 TEXTS: list[str] = [row["text"] for row in ROWS]
 REFERENCE = np.array([row["vector"] for row in ROWS], np.float32)

@@ -11,7 +11,7 @@ from benchmarks.llama import make_llama
 from mlx_mesh import Mesh
 from mlx_mesh_worker.engines.generate import GenerateEngine
 from tests.generate.driver import make_engine, texts_of
-from tests.live import LiveMesh, live_mesh
+from tests.live import PATIENCE_S, LiveMesh, live_mesh
 
 
 @pytest.fixture(scope="session")
@@ -44,5 +44,5 @@ def live(llama: Path) -> Iterator[LiveMesh]:
         for name in ("g0", "g1"):
             mesh.worker("generate", name, "--model", str(llama))
         with Mesh(mesh.endpoint) as client:
-            client.ready(["generate", "chat"], timeout=60)
+            client.ready(["generate", "chat"], timeout=3 * PATIENCE_S)
         yield mesh

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mlx_mesh import AsyncMesh, InvalidRequestError, Mesh
-from tests.live import BIN, LiveMesh, live_mesh, until
+from tests.live import BIN, PATIENCE_S, LiveMesh, live_mesh, until
 
 pytestmark = pytest.mark.slow
 
@@ -87,18 +87,28 @@ def test_streams_go_on_over_the_death_of_their_worker_with_the_same_text(llama: 
 
         async def main() -> None:
             async with AsyncMesh(own.endpoint) as mesh:
-                await mesh.ready(["generate"], timeout=60)
-                async with asyncio.timeout(60):
+                await mesh.ready(["generate"], timeout=2 * PATIENCE_S)
+                async with asyncio.timeout(2 * PATIENCE_S):
                     while len([w for w in (await mesh.status())["workers"] if w["state"] == "ready"]) < 2:  # noqa: ASYNC110
                         await asyncio.sleep(0.1)
                 asked = [{"max_tokens": 120, "temperature": n % 2 * 1.0, "seed": n} for n in range(16)]
 
+                begun: set[int] = set()
+
                 async def text(n: int) -> str:
-                    return await mesh.generate(f"stream {n} of many", timeout=120, **asked[n]).text()  # type: ignore[arg-type]
+                    told = mesh.generate(f"stream {n} of many", timeout=120, **asked[n])  # type: ignore[arg-type]
+                    pieces = []
+                    async for chunk in told:
+                        pieces.append(chunk.text)
+                        begun.add(n)
+                    return "".join(pieces)
 
                 calm = await asyncio.gather(*map(text, range(16)))
+                begun.clear()
                 tasks = [asyncio.create_task(text(n)) for n in range(16)]
-                await asyncio.sleep(0.3)
+                async with asyncio.timeout(2 * PATIENCE_S):
+                    while len(begun) < 16:  # noqa: ASYNC110
+                        await asyncio.sleep(0.01)
                 os.kill(workers[0].pid, signal.SIGKILL)
                 assert calm == await asyncio.gather(*tasks)
 

@@ -123,13 +123,16 @@ def test_of_those_that_wait_for_a_model_a_wrong_one_fails_alone_and_those_that_l
 def test_a_model_that_nobody_used_for_long_is_let_go_and_comes_again(made: Made) -> None:
     engine = made("first", "second", keep_alive_s=60.0)
     driver = Driver(engine)
+    began = time.monotonic()
     (expected,) = driver.all(BODY, model="second")
     counted = engine.counters()
     assert 8 == counted["generated_tokens"]
     now = time.monotonic()
-    wait = engine.idle(now)
-    assert wait is not None
-    assert 58 < wait <= 60
+    served = engine._models.get("second")
+    assert served is not None
+    assert began <= served.used <= now
+    assert served.used + 60.0 - now == pytest.approx(engine.idle(now))
+    del served
     before = mx.get_active_memory()
     assert ["first", "second"] == list(engine.warm_models())
     assert engine.idle(now + 61) is None
