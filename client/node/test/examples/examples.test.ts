@@ -78,7 +78,7 @@ describe("examples with real models", { timeout: 4 * PATIENCE_MS }, () => {
     };
 
     assert.deepEqual(await jsonOf(await fetch(`${address}/healthz`)), [200, { live: true }]);
-    assert.deepEqual(await jsonOf(await fetch(`${address}/readyz`)), [200, { ready: true }]);
+    assert.deepEqual(await jsonOf(await program.readiness()), [200, { ready: true }]);
 
     const embedded = await post("/embed", { texts: ["one", "two"] });
     const { model, vectors } = (await embedded.json()) as { model: string; vectors: number[][] };
@@ -118,11 +118,15 @@ describe("examples with real models", { timeout: 4 * PATIENCE_MS }, () => {
   }
 });
 
-/** Write code of a page as a program; return its path. */
+/** The times of a call, which are meant for machines that nothing holds up. */
+const TIMES = /(?<=timeoutMs: |AbortSignal\.timeout\()[\d_]+/g;
+
+/** Write code of a page as a program, whose calls may take as long as need be; return its path. */
 function compiled(live: LiveMesh, { page, number, code }: Block): string {
   const compilerOptions = { target: ts.ScriptTarget.ES2022, module: ts.ModuleKind.ESNext };
   const path = join(live.dir, `${page.replaceAll("/", "-")}-${number}.mjs`);
-  writeFileSync(path, ts.transpileModule(code, { compilerOptions }).outputText);
+  const patient = code.replaceAll(TIMES, String(PATIENCE_MS));
+  writeFileSync(path, ts.transpileModule(patient, { compilerOptions }).outputText);
   return path;
 }
 

@@ -99,7 +99,7 @@ describe("examples whose readers leave", { timeout: 4 * PATIENCE_MS }, () => {
 
   it("server.mjs is not ready where no worker serves an op of its", async () => {
     const program = new Program(live, "examples/server.mjs", [], { PORT: "0", OPS: "embed,sing" });
-    const response = await fetch(`${await program.address()}/readyz`);
+    const response = await program.readiness();
     assert.equal(response.status, 503);
     assert.match(((await response.json()) as { message: string }).message, /sing/);
     program.kill("SIGINT");

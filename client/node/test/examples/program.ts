@@ -57,6 +57,17 @@ export class Program {
     this.child.kill(signal);
   }
 
+  /** Return what its HTTP server says of its readiness; a broker that is held up costs it a 504, and a probe comes again. */
+  async readiness(): Promise<Response> {
+    const url = `${await this.address()}/readyz`;
+    let response = await fetch(url);
+    for (const end = performance.now() + PATIENCE_MS; response.status === 504 && performance.now() < end;) {
+      await response.text();
+      response = await fetch(url);
+    }
+    return response;
+  }
+
   /** Return where its HTTP server is. */
   async address(): Promise<string> {
     const isThere = (): string | undefined => /http:\S+/.exec(this.out)?.[0];

@@ -87,11 +87,16 @@ describe("a broker that answers garbage", { timeout: 2 * PATIENCE_MS }, () => {
       [encodeHeader({ type: "Quiet", on: true })],
       [encodeHeader({ type: "Again", id: 9999, chunks: 5 })],
     ];
-    await using impostor = await Impostor.start((request, body) => bystanders.shift() ?? echoed(request, body));
+    await using impostor = await Impostor.start((request, body) =>
+      request.op === "unanswered" ? bystanders.shift() : echoed(request, body),
+    );
     await using mesh = await connect({ endpoint: impostor.endpoint });
-    const odd = bystanders.map((_, number) => mesh.call("unanswered", number, { timeoutMs: 300 }));
-    const ended = await Promise.allSettled(odd);
-    assert.ok(ended.every(({ status }) => status === "rejected"));
+    // On a machine that is held up, a time may be over before a call is on its way.
+    while (bystanders.length > 0) {
+      const odd = bystanders.map((_, number) => mesh.call("unanswered", number, { timeoutMs: 300 }));
+      const ended = await Promise.allSettled(odd);
+      assert.ok(ended.every(({ status }) => status === "rejected"));
+    }
     assert.equal("fine", await mesh.call("echo", "fine", { timeoutMs: PATIENCE_MS }));
     assert.equal(1, impostor.greetings);
   });

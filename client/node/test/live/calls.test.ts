@@ -81,8 +81,11 @@ describe("calls of a live mesh", { timeout: 4 * PATIENCE_MS }, () => {
   });
 
   it("end at their deadline", async () => {
-    const error = await thrownBy(() => mesh.call("hang", "deadline", { timeoutMs: 100 }));
-    assert.ok(error instanceof DeadlineExceededError);
+    // On a machine that is held up, a short time is over before the worker has begun.
+    for (let timeoutMs = 100; !live.said().includes("begin deadline"); timeoutMs *= 4) {
+      const error = await thrownBy(() => mesh.call("hang", "deadline", { timeoutMs }));
+      assert.ok(error instanceof DeadlineExceededError);
+    }
     await until("the worker was told", () => live.said().includes("cancel deadline"));
   });
 
@@ -134,8 +137,13 @@ describe("calls of a live mesh", { timeout: 4 * PATIENCE_MS }, () => {
   it("tell the state of the mesh, and which ops lack a worker", async () => {
     const status = await mesh.status();
     assert.deepEqual(["echo", "ticker", "vectors"], status.workers.map(({ name }) => name).sort());
-    const error = await thrownBy(() => mesh.ready({ ops: ["echo", "sing"], timeoutMs: 200 }));
-    assert.ok(error instanceof NoWorkerError);
+    const waited = (timeoutMs: number): Promise<MeshError> =>
+      thrownBy(() => mesh.ready({ ops: ["echo", "sing"], timeoutMs }));
+    let error = await waited(200);
+    if (error instanceof DeadlineExceededError) {
+      error = await waited(10_000); // The machine was held up for so long that the broker could not say a word.
+    }
+    assert.ok(error instanceof NoWorkerError, String(error));
     assert.match(error.message, /sing/);
   });
 });

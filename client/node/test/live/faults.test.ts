@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { createConnection } from "node:net";
 import { afterEach, beforeEach, describe, it } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 
@@ -116,10 +117,29 @@ describe("faults of a live mesh", { timeout: 6 * PATIENCE_MS }, () => {
     const mesh = await live.client();
     await assert.rejects(mesh.call("echo", 1, { timeoutMs: PATIENCE_MS }), ProtocolError);
     peer.close();
-    await sleep(100);
+    while (await listens(live.endpoint.slice("ipc://".length))) {
+      await sleep(20);
+    }
     const asked = mesh.call("echo", "well", { timeoutMs: PATIENCE_MS, waitForReady: true });
     live.broker();
     live.worker("echo", "echo");
     assert.equal("well", await asked);
   });
 });
+
+/** Whether anybody accepts connections at a socket. */
+function listens(path: string): Promise<boolean> {
+  return new Promise((resolve) => {
+    const socket = createConnection(path);
+    const told = (does: boolean): void => {
+      socket.destroy();
+      resolve(does);
+    };
+    socket.once("connect", () => {
+      told(true);
+    });
+    socket.once("error", () => {
+      told(false);
+    });
+  });
+}

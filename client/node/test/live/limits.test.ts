@@ -16,7 +16,7 @@ describe("limits of a live mesh", { timeout: 6 * PATIENCE_MS }, () => {
   let mesh: Mesh;
 
   before(async () => {
-    live = new LiveMesh({ MLX_MESH_BROKER_QUEUE_MAX_REQUESTS: String(QUEUE), MLX_MESH_BROKER_CREDIT_S: "0.6" });
+    live = new LiveMesh({ MLX_MESH_BROKER_QUEUE_MAX_REQUESTS: String(QUEUE), MLX_MESH_BROKER_CREDIT_S: "2.5" });
     live.broker("--metrics-port", "0");
     live.worker("echo", "echo");
     live.worker("mine:Vectors", "naps");
@@ -39,7 +39,8 @@ describe("limits of a live mesh", { timeout: 6 * PATIENCE_MS }, () => {
     for (let call = 0; call < 20; call++) {
       await mesh.call("nap", 0.001);
     }
-    const seconds = Array.from({ length: QUEUE + 6 }, (_, index) => 0.01 + index / 10_000);
+    // One is too many while the first naps: more would use up the client's budget on a machine that is held up.
+    const seconds = [0.3, ...Array.from({ length: QUEUE + 2 }, (_, index) => 0.01 + index / 10_000)];
     const answers = seconds.map((each) => mesh.call("nap", each, { timeoutMs: PATIENCE_MS, atMostOnce: true }));
     assert.deepEqual(seconds, await Promise.all(answers));
     assert.ok((await refusals()) > 0, "the broker was never full");
@@ -99,14 +100,14 @@ describe("limits of a live mesh", { timeout: 6 * PATIENCE_MS }, () => {
     const read: unknown[] = [];
     for await (const count of stream) {
       read.push(count);
-      await sleep(40);
-      if (read.length === 30) {
+      await sleep(80);
+      if (read.length === 34) {
         break;
       }
     }
     assert.deepEqual(
       read,
-      Array.from({ length: 30 }, (_, index) => index),
+      Array.from({ length: 34 }, (_, index) => index),
     );
   });
 
@@ -122,9 +123,14 @@ describe("limits of a live mesh", { timeout: 6 * PATIENCE_MS }, () => {
       ended.map((each) => each.status === "fulfilled" && (each.value as unknown[])[0]),
     );
     await assert.rejects(mesh.call("digest", bodies[2], { timeoutMs: PATIENCE_MS }), PoisonRequestError);
-    const { workers } = await mesh.status();
-    const left = workers.filter(({ name, state }) => ["a", "b", "c"].includes(name) && state === "ready");
-    assert.equal(1, left.length);
+    const left = async (): Promise<string[]> => {
+      const trials = (await mesh.status()).workers.filter(({ name }) => ["a", "b", "c"].includes(name));
+      return trials.map(({ state }) => state);
+    };
+    while ((await left()).join() === "suspect") {
+      await sleep(50); // It was held up, as the machine was.
+    }
+    assert.deepEqual(["ready"], await left());
   });
 
   /** How often the broker has refused a request for overload. */

@@ -6,7 +6,7 @@ import { after, before, describe, it } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 
 import type { Generation, Mesh } from "../../src/index.js";
-import { end, LiveMesh, PATIENCE_MS } from "./mesh.js";
+import { end, LiveMesh, PATIENCE_MS, until } from "./mesh.js";
 import { Proxy } from "./proxy.js";
 
 describe("texts of a mesh that is hurt", { timeout: 6 * PATIENCE_MS }, () => {
@@ -49,11 +49,21 @@ describe("texts of a mesh that is hurt", { timeout: 6 * PATIENCE_MS }, () => {
   it("go on elsewhere, whatever worker is killed", async () => {
     const mesh = await live.client();
     await ready(mesh);
-    const texts = [1, 2, 3, 4, 5, 6].map(() => read(mesh, 240));
-    for (let kill = 0; kill < 2; kill++) {
-      await sleep(300);
-      await killTeller(mesh);
-    }
+    // No text is over before its worker is killed: it waits for its reader.
+    let wasHurt = (): void => undefined;
+    const hurt = new Promise<void>((resolve) => {
+      wasHurt = resolve;
+    });
+    let begun = 0;
+    const texts = [1, 2, 3, 4, 5, 6].map(() => {
+      const hold = (): Promise<void> => (++begun, hurt);
+      return read(mesh, 240, hold);
+    });
+    await Promise.race([Promise.all(texts), until("all have begun", () => begun === texts.length)]);
+    await killTeller(mesh);
+    wasHurt();
+    await sleep(300);
+    await killTeller(mesh);
     const moved = await Promise.all(texts);
     assert.ok(moved.some((times) => times > 0));
   });
@@ -87,9 +97,13 @@ describe("texts of a mesh that is hurt", { timeout: 6 * PATIENCE_MS }, () => {
 });
 
 /** Read a text to its end; return how often it moved. */
-async function read(mesh: Mesh, count: number): Promise<number> {
+async function read(mesh: Mesh, count: number, hold?: () => Promise<void>): Promise<number> {
   const text = mesh.generate("Once", { maxTokens: count, timeoutMs: PATIENCE_MS });
   const tokens: number[] = [];
+  if (hold !== undefined) {
+    tokens.push(...((await text.next()).value?.tokens ?? []));
+    await hold();
+  }
   await rest(text, tokens);
   assert.deepEqual(counted(count), tokens);
   const { finishReason, usage } = await text.final;

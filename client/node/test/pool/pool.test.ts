@@ -251,8 +251,12 @@ describe("a pool", () => {
     const idle = pool.utilization;
     assert.equal(idle, 0);
     const results = many(pool, 1);
-    await new Promise((resolve) => setTimeout(resolve, 40));
-    const taken = pool.utilization;
+    // It comes the nearer to one of two places the longer the task runs, however late it came.
+    let taken = 0;
+    for (const end = performance.now() + 60_000; taken <= 0.05 && performance.now() < end;) {
+      await new Promise((resolve) => setTimeout(resolve, 40));
+      taken = pool.utilization;
+    }
     assert.ok(taken > 0.05 && taken <= 0.5, String(taken));
     assert.ok(pool.duration >= 39);
     await destroyed(pool, results);
