@@ -8,7 +8,7 @@ import time
 
 import psutil
 import pytest
-from hypothesis import Phase, settings
+from hypothesis import HealthCheck, Phase, settings
 
 MARK = "TESTS_OF_MLX_MESH"
 """A variable that all processes of a run inherit; tests that drop what begins with MLX_MESH_ leave it."""
@@ -18,12 +18,15 @@ GRACE_S = 5.0
 
 # So that what fails is the fault of the change; `make properties` looks at other examples. Without shrinking, which
 # takes minutes: the timeout would end the process in its midst.
-settings.register_profile("repeatable", derandomize=True, phases=set(Phase) - {Phase.shrink}, print_blob=True)
+# No example has a time: a machine may stop in any of them.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
+settings.register_profile(
+    "repeatable", settings.get_profile("patient"), derandomize=True, phases=set(Phase) - {Phase.shrink}
+)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if config.getoption("--hypothesis-seed") is None:
-        settings.load_profile("repeatable")
+    settings.load_profile("repeatable" if config.getoption("--hypothesis-seed") is None else "patient")
     if runs_beside_others(config):
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # its threads spin, and would do so on the others' cores
     else:

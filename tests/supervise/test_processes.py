@@ -76,6 +76,21 @@ def test_a_restart_is_done_by_supervisord_itself_whoever_asked(console: Console)
     assert not console.process("workers:embed-0")["restarting"]
 
 
+def test_one_that_died_is_about_to_be_started_again_and_not_given_up(console: Console):
+    seen = set()
+    for _ in range(50):  # It is shown as ended for a turn of supervisord's loop, which not every question meets.
+        wait_for(lambda: console.pid("mixed:gated-0"), "it to run")
+        pid = console.pid("mixed:gated-0")
+        os.kill(pid, signal.SIGKILL)
+        while (told := console.process("mixed:gated-0"))["pid"] == pid:
+            pass
+        seen.add((told["statename"], told["restarting"]))
+        if ("EXITED", True) in seen:
+            break
+    assert ("EXITED", True) in seen
+    assert ("EXITED", False) not in seen
+
+
 ASK = "import os, pathlib, mlx_mesh_wire.supervisor as s; s.Supervisor(pathlib.Path(os.environ['MLX_MESH_RUN_DIR']))"
 
 
@@ -111,6 +126,7 @@ def test_a_restart_starts_what_does_not_run(console: Console):
     assert console.process("mixed:plain")["statename"] in {"STARTING", "RUNNING"}  # RUNNING: a second later
     assert console.supervisor.add("mixed", "gated") == "mixed:gated-1"
     wait_for(lambda: console.process("mixed:gated-1")["statename"] == "EXITED", "it to fail: there is one gated only")
+    assert not console.process("mixed:gated-1")["restarting"], "its exit status says that it would not help"
     first = console.process("mixed:gated-1")["stop"]
     wait_for(lambda: console.process("mixed:gated-1")["now"] > first, "the clock of supervisord to advance")
     console.supervisor.restart("mixed:gated-1")

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from mlx_mesh_wire.supervisor import Supervisor
 
 READY = "ready"
-GIVEN_UP = frozenset({"FATAL", "EXITED"})
 LOOK_EVERY_S = 0.05
 
 
@@ -71,7 +70,7 @@ def wait_until_serving(supervisor: Supervisor, name: str, timeout: float, *, old
             note(f"  {process['name']}: {state} after {time.monotonic() - begun:.1f} s")
         if state == READY:
             return int(process["pid"])
-        if process["statename"] in GIVEN_UP:
+        if is_given_up(process):
             give_up(process, supervisor.socket.parent)
         if process["statename"] == "STOPPED":
             fail(f"{name} was stopped meanwhile; start it with: supervisorctl start {name}")
@@ -92,6 +91,11 @@ def wait_until_gone(supervisor: Supervisor, name: str, timeout: float) -> None:
             fail(f"{name} is still {process['statename']} after {timeout:g} s; it leaves when it has finished")
         time.sleep(LOOK_EVERY_S)
     note(f"  {name.rpartition(':')[2]}: gone after {time.monotonic() - begun:.1f} s")
+
+
+def is_given_up(process: dict[str, Any]) -> bool:
+    """Whether supervisord will not start a process that ended again by itself."""
+    return process["statename"] in ("FATAL", "EXITED") and not process["restarting"]
 
 
 def give_up(process: dict[str, Any], directory: Path, why: str = "could not be started") -> NoReturn:

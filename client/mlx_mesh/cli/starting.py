@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from mlx_mesh.cli.arriving import GIVEN_UP, LOOK_EVERY_S, READY, broker_status, give_up, local_workers
+from mlx_mesh.cli.arriving import LOOK_EVERY_S, READY, broker_status, give_up, is_given_up, local_workers
 from mlx_mesh.cli.connect import BROKER
 from mlx_mesh.cli.merged import ALIVE, STARTING, state_of
 from mlx_mesh.cli.output import fail, note
@@ -35,7 +35,7 @@ def wait_until_ready(supervisor: Supervisor, directory: Path, timeout: float) ->
             if told.get(full_name(process)) != state:
                 told[full_name(process)] = state
                 note(f"  {process['name']}: {state} after {time.monotonic() - begun:.1f} s")
-            if state in GIVEN_UP:
+            if is_given_up(process):
                 give_up(process, directory)
         if set(states.values()) == {READY}:
             return
@@ -55,7 +55,7 @@ def _wanted(supervisor: Supervisor) -> list[dict[str, Any]]:
 def _state(process: dict[str, Any], status: dict[str, Any] | None) -> str:
     """Return ``ready``, or what else a process is; ``status`` is None while no broker answers."""
     state = str(process["statename"])
-    if state in GIVEN_UP:
+    if is_given_up(process):
         return state
     if process["worker"]:
         return state_of(process, local_workers(status).get(process["pid"]))

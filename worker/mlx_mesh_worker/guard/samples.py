@@ -68,7 +68,7 @@ class ProcessSample(NamedTuple):
         worker: whether it is one of ``mlx-mesh-worker`` in a group that the guard looks after.
         broker: whether it is ``mlx-mesh-broker``.
         stand_in: added for the time of a recycle.
-        restarting: supervisord's plugin is about to start it again.
+        restarting: supervisord is about to start it again.
         reason: why it does not run, in words; empty if it does.
     """
 

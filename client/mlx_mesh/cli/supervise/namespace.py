@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from supervisor.datatypes import RestartUnconditionally  # type: ignore[import-untyped]
 from supervisor.options import ProcessException, make_namespec  # type: ignore[import-untyped]
 from supervisor.rpcinterface import SupervisorNamespaceRPCInterface  # type: ignore[import-untyped]
 from supervisor.states import ProcessStates, SupervisorStates  # type: ignore[import-untyped]
@@ -28,6 +29,14 @@ from mlx_mesh_wire.worker_command import GUARD, runs, worker_engine
 STOPPED = (ProcessStates.STOPPED, ProcessStates.EXITED, ProcessStates.FATAL)
 
 
+def _comes_back(process: Any) -> bool:
+    """Whether supervisord starts a process that has ended again with the next turn of its loop, by transition()."""
+    if process.state != ProcessStates.EXITED:
+        return False
+    again = process.config.autorestart
+    return again is RestartUnconditionally or (bool(again) and process.exitstatus not in process.config.exitcodes)
+
+
 class Namespace:
     """What is published as ``mlx_mesh``."""
 
@@ -41,8 +50,8 @@ class Namespace:
 
         More than that: program (its section of the conf, without the kind), worker (whether it runs
         mlx-mesh-worker), engine (of a worker, empty if its command does not name one), guard (whether it runs
-        mlx-mesh-guard), stand_in and scaled (added while supervisord runs), restarting and removing (it stops, and is
-        started again or taken out right after).
+        mlx-mesh-guard), stand_in and scaled (added while supervisord runs), restarting and removing (it stops or has
+        ended, and is started again or taken out right after).
 
         @return array result  An array of structs
         """
@@ -161,7 +170,7 @@ class Namespace:
             "guard": runs(process.config.command, GUARD),
             "stand_in": getattr(process, "mlx_mesh_stand_in", False),
             "scaled": is_scaled(group, process),
-            "restarting": promised(process) == START,
+            "restarting": promised(process) == START or _comes_back(process),
             "removing": promised(process) == REMOVE,
         }
 

@@ -31,7 +31,9 @@ describe("connections that end in their handshakes", () => {
     const told = watch();
     assert.ok(broken(told, HANDSHAKES_FAIL_MIN, HANDSHAKES_FAIL_MS));
     assert.equal(undefined, told.take(HANDSHAKES_FAIL_MS + 1, BROKEN));
-    assert.equal(undefined, told.take(2 * HANDSHAKES_FAIL_MS, BROKEN));
+    for (let number = 1; number < HANDSHAKES_FAIL_MIN; number += 1) {
+      assert.equal(undefined, told.take(2 * HANDSHAKES_FAIL_MS, BROKEN));
+    }
     assert.ok(told.take(2 * HANDSHAKES_FAIL_MS + 1, BROKEN)?.told);
   });
 
