@@ -89,11 +89,9 @@ def short_section(results: Sequence[Result]) -> str:
 def section(results: Sequence[Result], page: Path, reference: Path) -> str:
     """Return the Markdown that shows the results: machine, table, plots."""
     in_time = sorted(results, key=lambda result: result.date)
-    machine = in_time[-1].machine
     used = {name: version for result in in_time for name, version in result.versions.items()}
-    where = f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_bytes'] / GIB:.0f} GiB"
     parts = [
-        f"Measured on {_span(results)}: {where}, {machine['system']}, Python {machine['python']}.",
+        f"Measured on {_span(results)}: {_machines(in_time)}.",
         "With " + ", ".join(f"{name} {version}" for name, version in used.items()) + ".",
     ]
     rows = ["| measured | target | found | verdict | behind it |", "|---|---|---|---|---|"]
@@ -107,6 +105,19 @@ def section(results: Sequence[Result], page: Path, reference: Path) -> str:
             link = Path(os.path.relpath(plot, page.parent)).as_posix()
             parts.append(f"![{result.name}]({link})")
     return "\n\n".join(parts)
+
+
+def _machines(results: Sequence[Result]) -> str:
+    """Return on what the results were measured; if that was not all on one machine, what on which."""
+    names: dict[str, list[str]] = {}
+    for result in results:
+        found = result.machine
+        memory = f"{found['memory_bytes'] / GIB:.0f} GiB"
+        machine = f"{found['cpu']}, {found['cores']} cores, {memory}, {found['system']}, Python {found['python']}"
+        names.setdefault(machine, []).append(result.name)
+    if len(names) == 1:
+        return next(iter(names))
+    return "; ".join(f"{', '.join(measured)} on {machine}" for machine, measured in names.items())
 
 
 def _span(results: Sequence[Result]) -> str:

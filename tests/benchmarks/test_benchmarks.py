@@ -116,6 +116,16 @@ def test_publishing_replaces_the_section_and_keeps_the_rest(tmp_path: Path) -> N
     assert (reference / "scale.json").read_text() == (found / "scale.json").read_text()
 
 
+def test_what_was_measured_on_which_machine_is_told(tmp_path: Path) -> None:
+    here = {"cpu": "Slow", "cores": 2, "memory_bytes": 8 << 30, "system": "Linux", "python": "3.11.0"}
+    there = {**here, "cpu": "Quick", "cores": 8}
+    slow, quick = "Slow, 2 cores, 8 GiB, Linux, Python 3.11.0", "Quick, 8 cores, 8 GiB, Linux, Python 3.11.0"
+    one, two, three = (Result(name, [MET], {}, machine=on) for name, on in (("a", here), ("b", there), ("c", here)))
+    page = tmp_path / "page.md"
+    assert f": {slow}.\n" in report.section([one, three], page, tmp_path)
+    assert f": a, c on {slow}; b on {quick}.\n" in report.section([one, two, three], page, tmp_path)
+
+
 def test_only_full_results_become_the_reference(tmp_path: Path) -> None:
     page = page_with_marks(tmp_path)
     with pytest.raises(FileNotFoundError, match="no results"):
