@@ -166,7 +166,7 @@ PLACES = (
     _bug("leaked_slot", "A slot that falls free is not offered.", Dispatcher, "release",
          "self.changed(worker)", "pass"),
     _bug("leaked_bulk", "A bulk job that has ended still counts as one.", Dispatcher, "release",
-         "worker.bulk -= request.lane == Lane.BULK", "pass"),
+         "worker.bulk -= request.lane == BULK", "pass"),
     _bug("slot_too_many", "A worker is given one job more than it may hold.", Pool, "note",
          "held >= worker.capacity", "held > worker.capacity"),
     _bug("drained_gets_work", "A worker that drains is offered like one that is ready.", Pool, "note",
