@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import msgpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -81,6 +82,23 @@ def test_a_bundle_whose_sizes_are_not_those_of_its_frame_is_refused_as_one() -> 
     assert "Bundle.sizes say" in reason
 
 
+@pytest.mark.parametrize("bad", [-1, limits.INTEGER_MAX + 1, True, 1.0, "1"])
+def test_sizes_that_are_no_counts_of_bytes_are_refused(bad: Any) -> None:
+    for sizes in ([bad, 3], [3, bad], [bad, bad]):
+        check_refused(sizes)
+
+
+def check_refused(sizes: list[Any]) -> None:
+    header = msgpack.packb([messages.TYPE_CODES[messages.Bundle], sizes])
+    ((reason, refused),) = received([[header, b""]])
+    assert (header, "Bundle.sizes holds") == (refused, reason[:18])
+
+
+def test_the_largest_and_the_smallest_number_are_counts() -> None:
+    sizes = [0, limits.INTEGER_MAX]
+    assert messages.Bundle(sizes) == decode_header(encode_header(messages.Bundle(sizes)))
+
+
 @pytest.mark.parametrize("bad", [b"", b"\xc1", b"\x90"])
 def test_a_lone_message_that_cannot_be_read_is_refused_and_counts(bad: bytes) -> None:
     ((_, header),) = received([[bad, b"body"]])
@@ -99,6 +117,8 @@ def test_small_ones_share_up_to_the_limit_and_the_rest_goes_alone() -> None:
     assert [most, most, 1] == [len(carried) for carried, _ in bundles([(CANCEL, (b"x",))] * (2 * most + 1))]
     large = (CANCEL, (b"x" * (LIMIT + 1),))
     assert [1, 2, 1] == [len(carried) for carried, _ in bundles([large, (CANCEL, ()), (CANCEL, ()), large])]
+    just_fits = (CANCEL, (b"x" * LIMIT,))
+    assert [2] == [len(carried) for carried, _ in bundles([just_fits, just_fits])]
 
 
 def test_a_view_is_not_copied_into_a_bundle() -> None:
