@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections import Counter
+from functools import partial
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
@@ -26,12 +27,18 @@ if TYPE_CHECKING:
     from mlx_mesh_broker.sockets import KeyedSockets
     from mlx_mesh_broker.zap import Verdict
     from mlx_mesh_wire.body import Frame
+    from mlx_mesh_wire.keys import Entry
 
     Send = Callable[[Sequence[Frame]], None]
 
 TAG_BYTES = 16
 BATCH = 64
 """Questions answered before messages get their turn; each costs about 30 us, a handshake several times that."""
+
+LOOK_ANEW_S = 0.1
+"""How often the directory is looked at again because of a key that nobody knows: it may just have been made. Strangers
+that knock all the time cost no more than that.
+"""
 
 LOOK_MAX_S = 0.01
 """How long changed entries are read in one go; a thousand of them take five times as long."""
@@ -116,7 +123,8 @@ class Doors:
         self.counts: Counter[tuple[str, str]] = Counter()
         self._receive = receiver(sockets.zap, frames_max=16, routed=True)
         self._send = sender(sockets.zap)
-        self._look_due = 0.0
+        self._look_due = self._anew_due = 0.0
+        self._gone: list[str] = []
         self._second = 0.0
         self._logged = 0
 
@@ -127,10 +135,9 @@ class Doors:
 
     def revoked(self, now: float) -> list[str]:
         """Return the holders whose keys were revoked since the last time; looks no more than every LOOK_S."""
-        if now < self._look_due:
-            return []
-        gone = self.authorised.look(LOOK_MAX_S)
-        self._look_due = now if self.authorised.behind else now + LOOK_S
+        if now >= self._look_due:
+            self._look(now)
+        gone, self._gone = self._gone, []
         return gone
 
     def admit(self, now: float) -> bool:
@@ -142,11 +149,24 @@ class Doors:
                 continue  # Not answered, and therefore refused.
             if frames is None:
                 return self.authorised.behind
-            verdict = judge(frames, self.authorised.entry, list(self.by_role))
+            verdict = judge(frames, partial(self._entry, now), list(self.by_role))
             if verdict is not None:
                 self._tell(now, verdict)
                 self._send(verdict.reply)
         return True
+
+    def _entry(self, now: float, public: str) -> Entry | None:
+        """Return the entry of a key, also of one that was made a moment ago."""
+        entry = self.authorised.entry(public)
+        if entry is None and now >= self._anew_due:
+            self._anew_due = now + LOOK_ANEW_S
+            self._look(now)
+            entry = self.authorised.entry(public)
+        return entry
+
+    def _look(self, now: float) -> None:
+        self._gone += self.authorised.look(LOOK_MAX_S)
+        self._look_due = now if self.authorised.behind else now + LOOK_S
 
     def _tell(self, now: float, verdict: Verdict) -> None:
         self.counts[verdict.role, verdict.outcome] += 1

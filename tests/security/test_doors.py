@@ -10,7 +10,7 @@ import pytest
 import zmq
 
 from mlx_mesh_broker.core.quotas import STRANGER
-from mlx_mesh_broker.doors import Doors
+from mlx_mesh_broker.doors import LOOK_ANEW_S, Doors
 from mlx_mesh_broker.settings import BrokerSettings
 from mlx_mesh_broker.sockets import KeyedSockets, bind_keyed
 from mlx_mesh_broker.zap import judge
@@ -55,11 +55,11 @@ def endpoint(sockets: KeyedSockets, role: str) -> str:
     return sockets.by_role[role].get(zmq.LAST_ENDPOINT).rstrip(b"\0").decode()
 
 
-def served(doors: Doors, peer: Knock) -> int:
+def served(doors: Doors, peer: Knock, now: float = 0.0) -> int:
     """Answer who may connect until a handshake has ended, and return how; one that took too long is tried again."""
 
     def ended() -> int:
-        doors.admit(0.0)
+        doors.admit(now)
         event = peer.event() if peer._monitor.poll(1) else 0
         return 0 if event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL else event
 
@@ -82,6 +82,30 @@ def test_while_a_handler_answers_a_key_is_let_in(sockets: KeyedSockets, director
     with knock(endpoint(sockets, "client"), with_key(held)) as peer:
         assert LET_IN == served(doors, peer)
     assert {("client", "accepted"): 1} == doors.counts
+
+
+def test_a_key_that_was_just_made_is_let_in_at_once(sockets: KeyedSockets, directory: Path) -> None:
+    doors = Doors(sockets, directory)
+    assert [] == doors.revoked(0.0)
+    keys(directory, "add-client", "carol")
+    (entries_dir(directory) / "alice.json").unlink()
+    with knock(endpoint(sockets, "client"), with_key(read_private(private_path(directory, "carol")))) as peer:
+        assert LET_IN == served(doors, peer)
+    assert {("client", "accepted"): 1} == doors.counts
+    assert ["alice"] == doors.revoked(0.0), "what else was seen then is not forgotten"
+    assert [] == doors.revoked(0.0)
+
+
+def test_strangers_have_the_directory_looked_at_no_more_than_so_often(sockets: KeyedSockets, directory: Path) -> None:
+    doors = Doors(sockets, directory)
+    stranger = PrivateKeys("client", "stranger", *new_pair(), read_private(private_path(directory, "alice")).server)
+    with knock(endpoint(sockets, "client"), with_key(stranger)) as peer:
+        assert zmq.EVENT_HANDSHAKE_FAILED_AUTH == served(doors, peer)
+    keys(directory, "add-client", "carol")
+    with knock(endpoint(sockets, "client"), with_key(read_private(private_path(directory, "carol")))) as peer:
+        assert zmq.EVENT_HANDSHAKE_FAILED_AUTH == served(doors, peer)
+    with knock(endpoint(sockets, "client"), with_key(read_private(private_path(directory, "carol")))) as peer:
+        assert LET_IN == served(doors, peer, LOOK_ANEW_S)
 
 
 @pytest.mark.parametrize("role", ROLES)
