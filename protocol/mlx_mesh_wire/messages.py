@@ -164,7 +164,8 @@ class Bye(NamedTuple):
 class Reset(NamedTuple):
     """Broker to a peer it does not know: say HELLO (or READY) and send again what is outstanding.
 
-    ``dropped`` is the id of the REQUEST that this answers, 0 for any other message: it has not been taken in.
+    ``dropped`` is the id of the REQUEST that this answers, which was never taken in; 0 for any other message, and for
+    a REQUEST with RESEND, of which that cannot be told.
     """
 
     epoch: str

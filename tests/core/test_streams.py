@@ -109,6 +109,16 @@ def test_a_request_that_is_dropped_for_want_of_a_greeting_is_named() -> None:
     assert [messages.Reset("epoch-1", 7), messages.Reset("epoch-1", 0)] == [m for m, _ in client.take()]
 
 
+def test_one_that_is_sent_again_is_not_said_to_have_been_dropped() -> None:
+    """The session that took it in at first may have ended, while its worker has begun."""
+    mesh = Harness()
+    client = mesh.client()
+    client.take()
+    client.route = b"elsewhere"
+    client.request(request_id=7, flags=Flag.RESEND)
+    assert [messages.Reset("epoch-1", 0)] == [m for m, _ in client.take()]
+
+
 def test_more_room_of_a_stream_that_waits_is_part_of_its_window() -> None:
     mesh = Harness(prefetch=0)
     worker, client = mesh.worker(), mesh.client()

@@ -99,6 +99,7 @@ class Engine:
             self._begin(job, now)
 
     def _begin(self, job: Job, now: float) -> None:
+        self.oracle.begun(self.worker, job)
         job.started = now
         self.alone = job.alone
         body = job.frames[0]

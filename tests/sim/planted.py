@@ -94,6 +94,7 @@ SEEDS: dict[str, int] = {
     "rejoin_forgotten": 221,
     "reload_cut_short": 238,
     "resend_forgotten": 3,
+    "resent_dropped": 279,
     "reset_ignored": 0,
     "resumed_elsewhere": 14,
     "resumed_one_late": 156,
@@ -131,6 +132,8 @@ ANSWERS = (
     _bug("cache_without_model", "Results are shared by op and body, whatever the model.", Admission, "_shared",
          "content_key(request.op, request.model, request.frames)", 'content_key(request.op, "", request.frames)'),
     _bug("shared_once", "Work that must not run again is shared and cached.", admission, "_UNSHARED", None, Flag.FRESH),
+    _bug("resent_dropped", "What is sent again is said never to have been taken in.", Sessions, "recognised",
+         "_untold(message)", "message.request_id if type(message) is Request else 0"),
     _bug("duplicate_taken", "A request that is sent again is taken for a new one.", Admission, "request",
          "if known is not None:", "if known is not None and known.stream:"),
 )  # fmt: skip

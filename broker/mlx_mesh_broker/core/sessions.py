@@ -13,7 +13,7 @@ from mlx_mesh_broker.core.entities import Session
 from mlx_mesh_broker.core.keyed import KEY_SESSIONS_MAX, Doorman
 from mlx_mesh_broker.core.quotas import Role
 from mlx_mesh_wire import limits
-from mlx_mesh_wire.messages import Bye, Error, Final, Hello, Message, Request, Reset, Welcome
+from mlx_mesh_wire.messages import Bye, Error, Final, Flag, Hello, Message, Request, Reset, Welcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -166,7 +166,7 @@ class Sessions:
         if session is not None:
             self.cut_off(route)  # Somebody else has its route, so its connection is gone.
         if type(message) is not Bye:
-            self.reset(route, message.request_id if type(message) is Request else 0)
+            self.reset(route, _untold(message))
         return None
 
     def cut_off(self, route: bytes, unsent: Sequence[Mail] = ()) -> None:
@@ -204,6 +204,11 @@ class Sessions:
 
     def _send(self, route: bytes, message: Message) -> None:
         self._state.out.append(ToClient(route, message, ()))
+
+
+def _untold(message: Message) -> int:
+    """Return the id of a REQUEST of which no broker knows; 0 for one sent again: what came before may be under way."""
+    return message.request_id if type(message) is Request and not message.flags & Flag.RESEND else 0
 
 
 def _ends(message: Message) -> bool:

@@ -129,7 +129,10 @@ export interface Bye {
   readonly reason: string;
 }
 
-/** Broker to a peer it does not know. `dropped` is the id of the REQUEST that this answers, 0 for anything else. */
+/**
+ * Broker to a peer it does not know. `dropped` is the id of the REQUEST that this answers, which was never taken in; 0
+ * for anything else, and for a REQUEST with RESEND, of which that cannot be told.
+ */
 export interface Reset {
   readonly type: "Reset";
   readonly epoch: string;
