@@ -4,6 +4,7 @@ import { createHash } from "node:crypto";
 
 import { InvalidRequestError, TooLargeError } from "../errors.js";
 import type { RequestOptions, StreamOptions } from "../options.js";
+import { sizeOf } from "./incoming.js";
 import type { Call } from "../session/pending.js";
 import {
   AFFINITY_MAX_BYTES,
@@ -74,7 +75,7 @@ export function requestOf(
   options: RequestOptions & StreamOptions,
   window = 0,
 ): Call {
-  const size = frames.reduce((sum, frame) => sum + frame.byteLength, 0);
+  const size = sizeOf(frames);
   if (size > BODY_MAX_BYTES) {
     throw new TooLargeError(`body has ${size} bytes, allowed are ${BODY_MAX_BYTES}`, {
       details: { field: "body", limit: BODY_MAX_BYTES },
@@ -105,13 +106,15 @@ export function checkOp(op: string): string {
 
 /** Return a stream window if it is one. */
 export function checkWindow(window: number | undefined): number {
-  if (window === undefined) {
-    return WINDOW;
+  return window === undefined ? WINDOW : countOf("window", window, 1, WINDOW_MAX_CHUNKS);
+}
+
+/** Return an integer within its bounds. */
+export function countOf(field: string, given: unknown, low: number, high: number): number {
+  if (typeof given !== "number" || !Number.isInteger(given) || given < low || given > high) {
+    throw bad(field, given, `an integer from ${low} to ${high}`);
   }
-  if (!Number.isInteger(window) || window < 1 || window > WINDOW_MAX_CHUNKS) {
-    throw bad("window", window, `an integer from 1 to ${WINDOW_MAX_CHUNKS}`);
-  }
-  return window;
+  return given;
 }
 
 /** Return the milliseconds that something may take, if they are a time. */
@@ -151,7 +154,8 @@ function checkLane(lane: string): LaneNumber {
   return Lane[lane as keyof typeof Lane];
 }
 
-function checkSwitch(field: string, on: boolean | undefined, otherwise: boolean): boolean {
+/** Return a switch, or what it is where it is left out. */
+export function checkSwitch(field: string, on: boolean | undefined, otherwise: boolean): boolean {
   if (on !== undefined && typeof on !== "boolean") {
     throw bad(field, on, "true or false");
   }

@@ -110,7 +110,7 @@ export class Link {
       return Promise.resolve();
     }
     return new Promise((resolve) => {
-      const timer = setTimeout(resolve, Math.min(timeoutMs, TIMER_MAX_MS));
+      const timer = setTimeout(resolve, timeoutMs);
       this.onIdle = () => {
         clearTimeout(timer);
         resolve();

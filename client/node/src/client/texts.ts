@@ -2,7 +2,7 @@
 
 import { InvalidRequestError } from "../errors.js";
 import { packBody } from "../wire/body.js";
-import { bad, shown } from "./checks.js";
+import { bad, checkSwitch, shown } from "./checks.js";
 
 /** A long list of texts goes as several requests, so that all workers share it and short requests are not held up. */
 export const TEXTS_PER_REQUEST = 8;
@@ -21,9 +21,7 @@ const CHARS_COUNTED_PER_TEXT = 1024;
  * its index.
  */
 export function embedBodies(texts: string | Iterable<string>, normalize: boolean | undefined): Uint8Array[][] {
-  if (normalize !== undefined && typeof normalize !== "boolean") {
-    throw bad("normalize", normalize, "true or false");
-  }
+  checkSwitch("normalize", normalize, false);
   const bodies: Uint8Array[][] = [];
   let batch: string[] = [];
   let chars = 0;

@@ -1,6 +1,6 @@
 /** What may be said about a pool and its tasks. */
 
-import { bad, checkFields, checkOp, checkTimeout, REQUEST_FIELDS } from "../client/checks.js";
+import { bad, checkFields, checkOp, checkTimeout, countOf, REQUEST_FIELDS } from "../client/checks.js";
 import { Mesh } from "../client/mesh.js";
 import { InvalidRequestError } from "../errors.js";
 import type { RequestOptions } from "../options.js";
@@ -110,12 +110,5 @@ export function opOf(task: PoolTask, options: RunOptions, pool: FilledPoolOption
   if (op === undefined) {
     throw new InvalidRequestError("op is missing; name one in the task, or for the pool", { details: { field: "op" } });
   }
-  return op;
-}
-
-function countOf(field: string, given: unknown, low: number, high: number): number {
-  if (typeof given !== "number" || !Number.isInteger(given) || given < low || given > high) {
-    throw bad(field, given, `an integer from ${low} to ${high}`);
-  }
-  return given;
+  return checkOp(op);
 }

@@ -3,7 +3,7 @@
 import { EventEmitter } from "node:events";
 
 import { checkNotAborted } from "../client/abort.js";
-import { bad, checkFields, checkSignal, requestOf } from "../client/checks.js";
+import { checkFields, checkSignal, checkSwitch, requestOf } from "../client/checks.js";
 import { connect } from "../client/connect.js";
 import type { Mesh } from "../client/mesh.js";
 import { retold } from "../client/retold.js";
@@ -128,10 +128,7 @@ export class Pool<T = unknown, R = unknown> extends EventEmitter<PoolEvents> imp
    */
   async close(options: PoolCloseOptions = {}): Promise<void> {
     checkFields(options, CLOSE_FIELDS);
-    const { force = false } = options;
-    if (typeof force !== "boolean") {
-      throw bad("force", force, "true or false");
-    }
+    const force = checkSwitch("force", options.force, false);
     this.closing ??= this.leave();
     if (force) {
       this.giveUp([...this.waiting]);

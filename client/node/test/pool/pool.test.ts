@@ -333,6 +333,8 @@ describe("a pool", () => {
     ["a task without a payload", "task", { op: "echo" }, {}],
     ["a task with more than that", "lane", { op: "echo", payload: 1, lane: "bulk" }, {}],
     ["a task without an op", "op", { payload: 1 }, {}],
+    ["a task whose op is too long", "op", { op: "x".repeat(65), payload: 1 }, {}],
+    ["a task whose op is no text", "op", { op: 5, payload: 1 }, {}],
     ["a payload that cannot be sent", "body", { op: "echo", payload: Symbol("x") }, {}],
     ["a file", "filename", TASK, { filename: "worker.js" }],
     ["a lane that there is not", "lane", TASK, { lane: "fast" }],
