@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mlx_mesh_wire.host import EXHAUSTED
 from mlx_mesh_wire.key_files import KeysError, check_directory
-from mlx_mesh_wire.keys import ENTRIES_MAX, Entry, entries_dir, read_entry
+from mlx_mesh_wire.keys import ENTRIES_MAX, Entry, entries_dir, is_entry, read_entry
 from mlx_mesh_wire.logs import log
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class EntryFiles:
             return
         try:
             with os.scandir(self._directory) as found:
-                names = sorted(each.name for each in found if _is_entry(each.name))
+                names = sorted(each.name for each in found if is_entry(each.name))
         except OSError as error:
             if error.errno not in EXHAUSTED:
                 raise
@@ -150,7 +150,3 @@ def _stat(path: str) -> _Stat | None:
     except FileNotFoundError:
         return None
     return found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_size, found.st_mode, found.st_uid
-
-
-def _is_entry(name: str) -> bool:
-    return name.endswith(".json") and not name.startswith(".")

@@ -89,6 +89,11 @@ def entry_path(directory: Path, name: str) -> Path:
     return entries_dir(directory) / f"{name}.json"
 
 
+def is_entry(name: str) -> bool:
+    """Whether a file in the directory of entries is one."""
+    return name.endswith(".json") and not name.startswith(".")
+
+
 def read_private(path: Path) -> PrivateKeys:
     """Return what is in a private file.
 
@@ -99,8 +104,7 @@ def read_private(path: Path) -> PrivateKeys:
     _check_who(path, told.get("role"), told.get("name"), (*ROLES, BROKER))
     keys: dict[str, Any] = {name: told.get(name) for name in ("public", "secret", "server")}
     for name, key in keys.items():
-        if not isinstance(key, str) or not _Z85.fullmatch(key):
-            raise KeysError(f"{path}: {name} is no key of 40 characters in Z85")
+        _check_key(path, name, key)
     return PrivateKeys(told["role"], told["name"], **keys)
 
 
@@ -141,9 +145,8 @@ def make_entry(told: Mapping[str, Any], source: str) -> Entry:
         KeysError: a field is missing or out of bounds.
     """
     _check_who(source, told.get("role"), told.get("name"), ROLES)
-    public = told.get("public")
-    if not isinstance(public, str) or not _Z85.fullmatch(public):
-        raise KeysError(f"{source}: public is no key of 40 characters in Z85")
+    public: Any = told.get("public")
+    _check_key(source, "public", public)
     quotas: dict[str, Any] = {
         name: _number(source, name, told.get(name, 0)) for name in ("rate_per_s", "burst", "outstanding_max")
     }
@@ -196,6 +199,11 @@ def _check_who(source: object, role: object, name: object, roles: tuple[str, ...
         raise KeysError(f"{source}: role is not one of {', '.join(roles)}")
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise KeysError(f"{source}: name is not {NAME_ALLOWED}")
+
+
+def _check_key(source: object, field: str, key: object) -> None:
+    if not isinstance(key, str) or not _Z85.fullmatch(key):
+        raise KeysError(f"{source}: {field} is no key of 40 characters in Z85")
 
 
 def _number(source: str, name: str, given: Any) -> float:

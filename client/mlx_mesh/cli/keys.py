@@ -161,13 +161,17 @@ def revoke(args: argparse.Namespace) -> int:
 
 
 def _unknown(entry: Path) -> NoReturn:
-    known = ", ".join(sorted(path.stem for path in entry.parent.glob("[!.]*.json"))) or "none"
+    known = ", ".join(sorted(path.stem for path in _paths(entry.parent))) or "none"
     fail(f"there is no key of {entry.stem!r}; there are: {known}")
+
+
+def _paths(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*.json") if keys.is_entry(path.name))
 
 
 def _entries(directory: Path) -> list[keys.Entry]:
     entries, bad = [], 0
-    for path in sorted(keys.entries_dir(directory).glob("[!.]*.json")):
+    for path in _paths(keys.entries_dir(directory)):
         try:
             entries.append(keys.read_entry(path))
         except KeysError as error:
