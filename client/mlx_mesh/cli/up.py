@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlx_mesh.cli.arguments import add_parser, add_timeout
+from mlx_mesh.cli.arriving import local_workers
 from mlx_mesh.cli.logs import Follower
 from mlx_mesh.cli.output import EXIT_INTERRUPTED, EXIT_OK, CommandError, fail, note, say
 from mlx_mesh.cli.starting import wait_until_ready
 from mlx_mesh_wire import MeshError
 from mlx_mesh_wire.control import command
 from mlx_mesh_wire.endpoints import listening
-from mlx_mesh_wire.host import host_name, process_start
+from mlx_mesh_wire.host import process_start
 from mlx_mesh_wire.paths import ensure_run_dir, ipc_endpoint, run_dir
 from mlx_mesh_wire.supervisor import Supervisor, log_of, never_started
 
@@ -226,10 +227,9 @@ def _alone(directory: Path) -> str:
     text = f"the broker in {directory} has no supervisord; end it and its workers"
     try:
         pids = [json.loads((directory / BROKER_LOCK).read_text(encoding="utf-8"))["pid"]]
-        workers = command("status", {})["workers"]
+        pids += local_workers(command("status", {}))
     except (OSError, ValueError, KeyError, TypeError, MeshError):
         return f"{text}, which mlx-mesh status shows"
-    pids += [worker["pid"] for worker in workers if worker["host"] == host_name()]
     return f"{text} with: kill {' '.join(map(str, pids))}"
 
 
