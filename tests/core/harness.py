@@ -194,3 +194,11 @@ def stream(mesh: Harness, worker: Worker, *, window: int = 4) -> tuple[Client, m
     (job,) = worker.jobs()
     client.take()
     return client, job
+
+
+def ping_until(mesh: Harness, seconds: float, *peers: Client | Worker) -> None:
+    """Let time pass while these peers say something twice a second."""
+    for _ in range(round(seconds * 2)):
+        mesh.advance(0.5)
+        for peer in peers:
+            peer.say(messages.Ping(1))

@@ -8,15 +8,7 @@ from mlx_mesh_broker.core import events
 from mlx_mesh_broker.core.state import AWAY_MESSAGE_BYTES
 from mlx_mesh_wire import messages
 from mlx_mesh_wire.messages import Flag
-from tests.core.harness import BODY, Client, Harness, Worker, stream
-
-
-def ping_until(mesh: Harness, seconds: float, *peers: Client | Worker) -> None:
-    """Let time pass while these peers say something twice a second."""
-    for _ in range(round(seconds * 2)):
-        mesh.advance(0.5)
-        for peer in peers:
-            peer.say(messages.Ping(1))
+from tests.core.harness import BODY, Harness, Worker, ping_until, stream
 
 
 def resume(

@@ -8,15 +8,7 @@ from mlx_mesh_broker.core import events, jobs
 from mlx_mesh_broker.core.jobs import HOLDING_S
 from mlx_mesh_wire import messages
 from mlx_mesh_wire.messages import Flag
-from tests.core.harness import Client, Harness, Worker
-
-
-def ping_until(mesh: Harness, seconds: float, *peers: Client | Worker) -> None:
-    """Let time pass while these peers say something twice a second."""
-    for _ in range(round(seconds * 2)):
-        mesh.advance(0.5)
-        for peer in peers:
-            peer.say(messages.Ping(1))
+from tests.core.harness import Harness, ping_until
 
 
 def test_a_worker_that_is_passed_over_for_long_is_found_when_the_better_one_leaves() -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import gc
-import resource
+import os
 import time
 import traceback
 from multiprocessing import get_context
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from mlx_mesh_wire.host import resident_bytes
 from tests.sim import plan, swarm
 from tests.sim.world import World
 
@@ -50,15 +50,7 @@ def run_seed(seed: int) -> Result:
     began = time.process_time()
     drawn = swarm.draw(seed)
     result = run_world(drawn, plan.draw(drawn))
-    return result._replace(cpu_s=time.process_time() - began, rss_bytes=_resident_bytes())
-
-
-def _resident_bytes() -> int:
-    try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    except OSError:
-        return 0
-    return pages * resource.getpagesize()
+    return result._replace(cpu_s=time.process_time() - began, rss_bytes=resident_bytes(os.getpid()) or 0)
 
 
 def run_world(drawn: Swarm, events: Sequence[Event]) -> Result:

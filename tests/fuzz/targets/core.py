@@ -17,9 +17,10 @@ from mlx_mesh_broker.core.config import Config
 from mlx_mesh_broker.core.quotas import STRANGER, Holder, Role
 from mlx_mesh_wire import DecodeError, ProtocolError, encode_header, messages
 from mlx_mesh_wire.bundle import bundles, deliver
-from mlx_mesh_wire.guard_report import PAUSES, GuardReport
+from mlx_mesh_wire.guard_report import PAUSES
 from mlx_mesh_wire.header import salvage_request_id
 from mlx_mesh_wire.messages import Lane
+from tests.core.guard_words import CALM
 from tests.fuzz import scripts
 from tests.fuzz.tape import Tape
 
@@ -180,8 +181,7 @@ class Life:
             self._feed(events.Drain(name, tape.byte() % 2 == 1, by, tape.pick((0, 1000, 1001, 5))))
 
     def _guard(self) -> None:
-        report = GuardReport(1, 1.0, 0.5, "calm", "", 0.0, [], {}, [], [], [], {}, {}, [])
-        self._feed(events.GuardTold(report, self._tape.pick(PAUSES)))
+        self._feed(events.GuardTold(CALM, self._tape.pick(PAUSES)))
 
     def _odd(self) -> None:
         """A message from the wrong side, or the broker away for a while."""

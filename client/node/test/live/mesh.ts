@@ -19,12 +19,7 @@ export const ROOT = checkout(import.meta.dirname);
 export const BIN = process.env.MLX_MESH_TEST_BIN ?? join(ROOT, ".venv", "bin");
 
 /** The engine of the Python trials, as the module `trial` of a run directory. */
-const TRIAL = `
-import sys
-sys.path.insert(0, ${JSON.stringify(ROOT)})
-from tests.faults.mixes.engine import TRIAL
-exec(TRIAL)
-`;
+const TRIAL = textOf("tests.faults.mixes.engine", "TRIAL");
 
 const VARIABLES = ["MLX_MESH_ENDPOINT", "MLX_MESH_KEYS", "MLX_MESH_CONTROL", "MLX_MESH_CONTROL_KEYS"];
 
@@ -44,7 +39,7 @@ export class LiveMesh implements AsyncDisposable {
       Reflect.deleteProperty(this.env, name);
     }
     Object.assign(this.env, settings);
-    writeFileSync(join(this.dir, "mine.py"), ENGINES);
+    writeFileSync(join(this.dir, "mine.py"), textOf("tests.shown_engine", "SHOWN") + ENGINES);
     writeFileSync(join(this.dir, "trial.py"), TRIAL);
   }
 
@@ -134,6 +129,16 @@ export async function until(what: string, isSo: () => boolean): Promise<void> {
     }
     await sleep(20);
   }
+}
+
+/** A Python program that runs the text which a module of the Python tests holds under a name. */
+function textOf(module: string, name: string): string {
+  return `
+import sys
+sys.path.insert(0, ${JSON.stringify(ROOT)})
+from ${module} import ${name}
+exec(${name})
+`;
 }
 
 function checkout(folder: string): string {
