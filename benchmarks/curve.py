@@ -12,7 +12,7 @@ from pathlib import Path
 import zmq
 
 from benchmarks.figures import by_peer, median_of_ratios
-from benchmarks.processes import BIN, PATIENCE_S, Group, free_port, until
+from benchmarks.processes import BIN, Group, free_port, until
 from benchmarks.progress import progress
 from benchmarks.results import Result, Target
 
@@ -69,8 +69,6 @@ def measure(group: Group, count: int, seconds: float) -> Rounds:
 
 def start(group: Group) -> tuple[Path, dict[str, str]]:
     """Start a broker with keys and its workers; return a client's file and the addresses, ``pid`` of the broker too."""
-    from mlx_mesh import Mesh
-
     directory = group.dir / "keys"
     group.env["MLX_MESH_KEYS_DIR"] = str(directory)
     for args in (["init"], ["add-client", "bench"]):
@@ -80,12 +78,7 @@ def start(group: Group) -> tuple[Path, dict[str, str]]:
     # An interface given by its name counts as one beyond loopback, and so needs keys.
     loopback = "lo0" if sys.platform == "darwin" else "lo"
     listen = f"tcp://127.0.0.1:{bare},tcp://{loopback}:{keyed}"
-    broker = group.start(BIN / "mlx-mesh-broker", "--metrics-port", "off", "--listen", listen, log="broker")
-    for number in range(WORKERS):
-        group.start(BIN / "mlx-mesh-worker", "--engine", "echo", "--name", f"echo-{number}", log=f"echo-{number}")
-    with Mesh(group.endpoint) as mesh:
-        mesh.ready(["echo"], timeout=PATIENCE_S)
-        until(lambda: len(mesh.status()["workers"]) == WORKERS, "the workers")
+    broker = group.mesh("echo", WORKERS, "--listen", listen)
     return directory / "bench.key", {
         IPC: group.endpoint,
         BARE: f"tcp://127.0.0.1:{bare}",

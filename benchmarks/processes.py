@@ -78,15 +78,15 @@ class Group:
         )
         return json.loads(done.stdout)
 
-    def broker(self) -> Process:
+    def broker(self, *args: str) -> Process:
         """Start a broker without a metrics port."""
-        return self.start(BIN / "mlx-mesh-broker", "--metrics-port", "off", log="broker")
+        return self.start(BIN / "mlx-mesh-broker", "--metrics-port", "off", *args, log="broker")
 
-    def mesh(self, engine: str, workers: int) -> Process:
+    def mesh(self, engine: str, workers: int, *args: str) -> Process:
         """Start a broker and workers, wait until all of them are ready, and return the broker."""
         from mlx_mesh import Mesh
 
-        broker = self.broker()
+        broker = self.broker(*args)
         for number in range(workers):
             name = f"{engine}-{number}"
             self.start(BIN / "mlx-mesh-worker", "--engine", engine, "--name", name, log=name)

@@ -59,6 +59,22 @@ def tool(name: str) -> Path:
     return path
 
 
+def told_by(*command: str | Path) -> dict[str, Any]:
+    """Return the JSON that a tool prints.
+
+    Raises:
+        OSError: it prints none, or takes too long.
+    """
+    try:
+        done = run(*command, timeout_s=AUDIT_TIMEOUT_S)
+        told: dict[str, Any] = json.loads(done.stdout)
+    except subprocess.TimeoutExpired as error:
+        raise OSError(f"no answer within {AUDIT_TIMEOUT_S} s") from error
+    except ValueError as error:
+        raise OSError((done.stderr.strip() or "no report").splitlines()[-1]) from error
+    return told
+
+
 def report() -> list[dict[str, Any]]:
     """Return what the advisory service says of each installed package.
 
@@ -67,13 +83,7 @@ def report() -> list[dict[str, Any]]:
     """
     packages = Path(sys.prefix) / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
     command = [tool("pip-audit"), "--format", "json", "--path", packages, "--progress-spinner", "off"]
-    try:
-        done = run(*command, "--timeout", str(SERVICE_TIMEOUT_S), timeout_s=AUDIT_TIMEOUT_S)
-        found: list[dict[str, Any]] = json.loads(done.stdout)["dependencies"]
-    except subprocess.TimeoutExpired as error:
-        raise OSError(f"no answer within {AUDIT_TIMEOUT_S} s") from error
-    except ValueError as error:
-        raise OSError((done.stderr.strip() or "no report").splitlines()[-1]) from error
+    found: list[dict[str, Any]] = told_by(*command, "--timeout", str(SERVICE_TIMEOUT_S))["dependencies"]
     if not any("vulns" in each for each in found):
         raise OSError("the service knows none of the packages")
     return found
@@ -89,13 +99,7 @@ def node_report() -> dict[str, Any]:
     if npm is None:
         raise OSError("there is no npm")
     options = ("--json", "--package-lock-only", f"--fetch-timeout={SERVICE_TIMEOUT_S * 1000}", "--fetch-retries=0")
-    try:
-        done = run(npm, "--prefix", NODE, "audit", *options, timeout_s=AUDIT_TIMEOUT_S)
-        told: dict[str, Any] = json.loads(done.stdout)
-    except subprocess.TimeoutExpired as error:
-        raise OSError(f"no answer within {AUDIT_TIMEOUT_S} s") from error
-    except ValueError as error:
-        raise OSError((done.stderr.strip() or "no report").splitlines()[-1]) from error
+    told = told_by(npm, "--prefix", NODE, "audit", *options)
     if "vulnerabilities" not in told:
         # What npm says after the dash is the address of the registry.
         raise OSError(str(told.get("message") or told.get("error")).partition(" - ")[0])
