@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from mlx_mesh_wire.host import resident_bytes
@@ -64,12 +65,16 @@ class Memory:
         self._look_at = now + LOOK_S
         quiet = messages - self._messages < QUIET_MESSAGES
         self._messages = messages
+        with suppress(OSError):  # There may be no descriptor left to look by.
+            self._give_back(now, quiet, self._trim)
+
+    def _give_back(self, now: float, quiet: bool, trim: Callable[[int], int]) -> None:
         resident = self._resident()
         self._least = resident if self._least is None else min(self._least, resident)
         if resident > self._before + KEPT_BYTES:
             self._pause_s, self._trim_at = PAUSE_S, min(self._trim_at, now)
         if quiet and now >= self._trim_at and resident > self._least + KEPT_BYTES:
-            self._trim(0)
+            trim(0)
             self._before = self._resident()
             freed = self._before < resident - KEPT_BYTES
             self._pause_s = PAUSE_S if freed else min(2 * self._pause_s, PAUSE_MAX_S)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Callable
 
@@ -77,6 +78,19 @@ def test_where_memory_cannot_be_given_back_nothing_is_looked_at() -> None:
         raise AssertionError
 
     Memory(None, fail).tend(10.0, 0)
+
+
+def test_without_a_descriptor_to_look_by_it_is_looked_at_later(world: World) -> None:
+    def none_left() -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    memory = Memory(world._trim, none_left)
+    memory.tend(10.0, 0)
+    memory._resident = lambda: 2 * world.resident
+    memory.tend(12.0, 0)
+    memory._resident = lambda: 4 * world.resident
+    memory.tend(20.0, 0)
+    assert 1 == world.trimmed
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's own")
