@@ -362,6 +362,7 @@ def test_an_unreachable_worker_gets_no_work_until_it_is_back_on_a_new_connection
     assert state_of(mesh, worker) == "ready"
     again = {job.request_id: job for job in worker.jobs()}
     assert {held, lost, waiting} == set(again)
+    assert (Flag.RESEND, 0, 0) == tuple(again[each].flags for each in (held, lost, waiting))
     client.take()
     worker.finish(jobs[0])  # of the old connection: whether it came through or not, the job is asked for again
     assert {} == client.answers()

@@ -39,8 +39,8 @@ class Dispatcher:
         else:
             self.pump(queue)
 
-    def send(self, request: Request, worker: Worker) -> None:
-        """Make a job of the request and give it to the worker."""
+    def send(self, request: Request, worker: Worker, *, held: bool = False) -> None:
+        """Make a job of the request and give it to the worker; ``held`` if that said that it has it already."""
         state = self._state
         now = state.now
         job_id = state.stamp()
@@ -60,6 +60,8 @@ class Dispatcher:
         if request.affinity:
             self._remember(request.affinity, worker)
         flags = request.flags | Flag.ALONE if request.deaths else request.flags
+        if held:
+            flags |= Flag.RESEND  # If it has forgotten it since, it does not begin what must not run again.
         frames, window, seen = request.frames, 0, 0
         if request.stream:
             # Of one that begins anew, each chunk that the reader has brings its credit back.

@@ -132,7 +132,7 @@ class Jobs:
                 self._state.to_worker(worker, Cancel(job_id))
             self._dispatcher.release(request)
             if not request.stream and (request.session.key, request.id) in held:
-                self._dispatcher.send(request, worker)
+                self._dispatcher.send(request, worker, held=True)
             else:
                 self._liveness.again(request)
 
